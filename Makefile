@@ -1,0 +1,61 @@
+# The entry a newcomer meets. Each target does all its own set-up on a fresh Debian 12 machine
+# with Rust and Go, as root. Anything with logic lives in xtask and test-e2e.
+
+PROFILE := ci
+CARGO   := cargo
+BIN      = $(or $(CARGO_TARGET_DIR),target)/$(shell rustc --print host-tuple)/$(PROFILE)
+E2E      = $(BIN)/trunkline-e2e
+
+.PHONY: all demo demo-down images test test-unit test-light test-cluster bench lint build prereq clean
+
+all: build
+
+## demo: a real two-node cluster, Trunkline installed by kubectl, pods on VLANs (KEEP=1 leaves it running)
+demo: build
+	$(E2E) demo
+
+## demo-down: removes what `KEEP=1 make demo` left
+demo-down: build
+	$(E2E) demo-down
+
+## images: the OCI archives in target/images, from release binaries
+images: prereq
+	$(CARGO) build --release --locked --workspace --exclude trunkline-e2e --exclude xtask
+	$(CARGO) build --release --locked -p trunkline-e2e --bin trunkline-probe
+	$(CARGO) xtask images --profile release
+
+## test: everything CI needs, cheapest first
+test: lint test-unit test-light test-cluster
+
+## test-unit: unit, property and real-OVS tests of the crates
+test-unit: build
+	$(E2E) prepare ovs
+	$(CARGO) test --locked --profile $(PROFILE) --workspace --exclude trunkline-e2e
+
+## test-light: light nodes on a real control plane
+test-light: build
+	$(E2E) prepare light
+	$(CARGO) test --locked --profile $(PROFILE) -p trunkline-e2e --lib --bins --test 'light*' -- --test-threads=1
+
+## test-cluster: two real nodes with kubelet and containerd
+test-cluster: build
+	$(E2E) prepare cluster
+	$(CARGO) test --locked --profile $(PROFILE) -p trunkline-e2e --test 'cluster*' -- --test-threads=1 --nocapture
+
+## bench: speed, as one JSON line each in target/bench.jsonl
+bench: prereq
+	$(CARGO) build --release --locked --workspace
+	$(or $(CARGO_TARGET_DIR),target)/$(shell rustc --print host-tuple)/release/trunkline-e2e bench
+
+## lint: formatting, clippy, dependency edges, licences, generated files
+lint: prereq
+	$(CARGO) xtask lint
+
+build: prereq
+	$(CARGO) build --locked --profile $(PROFILE) --workspace
+
+prereq:
+	@sh xtask/prereq.sh
+
+clean:
+	$(CARGO) clean
