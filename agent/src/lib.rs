@@ -3,4 +3,5 @@
 //! The pure parts (`desired`, `bridge::plan`, `conflist::plan`) decide; the rest carries out. Nothing here writes
 //! an `IPPool`.
 
+pub mod dump;
 pub mod protocol;
