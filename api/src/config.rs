@@ -1,0 +1,28 @@
+//! The two configuration files, `trunkline-agent.conf` and `trunkline-controller.conf`.
+//!
+//! Owns their keys, defaults, bounds and every refusal, each with its key and line. Must never read a file.
+
+mod agent;
+mod bridges;
+mod controller;
+mod error;
+mod yaml;
+
+pub use agent::{
+    AgentConfig, DatapathType, DefaultMtu, DuplicateAddressDetection, TxChecksumOffload, WithoutAnnotations,
+};
+pub use bridges::{BridgeConfig, MAX_UPLINKS, UplinkConfig};
+pub use controller::ControllerConfig;
+pub use error::ConfigError;
+
+/// The gates of both files; all are off by default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FeatureGates {
+    /// Does the agent do anything to its node. Agent only.
+    pub secondary_network: bool,
+    /// Are addresses given from pools. Both files.
+    pub antrea_ipam: bool,
+}
+
+#[cfg(test)]
+mod tests;
