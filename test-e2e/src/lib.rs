@@ -1,1 +1,22 @@
-//! placeholder
+//! The real-component harness: a control plane, nodes and pods out of network namespaces and processes on one
+//! machine, and the plumbing its suites share.
+//!
+//! Nothing here mocks `OVS`, the API server or the kernel. Everything made carries the run's prefix and is written
+//! down before it is made, so that a run that dies is cleaned up by its guard process or by the next run.
+//!
+//! `anyhow` is used throughout, unlike in the product's libraries: the only callers are this crate's binaries and
+//! tests, which print a failure and stop.
+
+pub mod control_plane;
+pub mod debs;
+pub mod forward;
+pub mod guard;
+pub mod netns;
+pub mod paths;
+pub mod pki;
+pub mod prereq;
+pub mod process;
+pub mod run;
+pub mod switch;
+pub mod tools;
+pub mod wait;

@@ -1,0 +1,99 @@
+//! The harness as a program: prepares what suites need, shows the demo, clears up.
+//!
+//! Everything is in the library; this parses the command line and prints the outcome.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand, ValueEnum};
+use trunkline_e2e::{debs, forward, guard, prereq, tools};
+
+/// Trunkline's harness: real control planes, nodes and pods on one machine.
+#[derive(Debug, Parser)]
+#[command(name = "trunkline-e2e", version)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Finds, fetches or builds what a tier of tests runs
+    Prepare {
+        /// The tier
+        tier: Tier,
+    },
+    /// Clears up after runs that died
+    Reap,
+    /// Waits for the end of a run and clears up after it
+    #[command(hide = true)]
+    Guard {
+        /// The run's state folder
+        dir: PathBuf,
+    },
+    /// Forwards from 127.0.0.1 into a network namespace
+    #[command(hide = true)]
+    Forward {
+        /// The namespace in which to connect
+        netns: PathBuf,
+        /// The address to connect to
+        target: SocketAddr,
+        /// Where to write the listening address
+        port_file: PathBuf,
+    },
+}
+
+/// What a tier of tests runs.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Tier {
+    /// Open vSwitch alone
+    Ovs,
+    /// A control plane and light nodes
+    Light,
+    /// A control plane and nodes with kubelet and containerd
+    Cluster,
+}
+
+fn main() -> ExitCode {
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()),
+        )
+        .with_writer(std::io::stderr)
+        .init();
+    match run(Cli::parse().verb) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(verb: Verb) -> Result<()> {
+    match verb {
+        Verb::Prepare { tier } => prepare(tier),
+        Verb::Reap => guard::reap_dead_runs(),
+        Verb::Guard { dir } => guard::watch(&dir),
+        Verb::Forward { netns, target, port_file } => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(forward::serve(netns, target, &port_file))
+        }
+    }
+}
+
+fn prepare(tier: Tier) -> Result<()> {
+    prereq::check()?;
+    debs::ovs()?;
+    if matches!(tier, Tier::Light | Tier::Cluster) {
+        tools::prepare(tools::CONTROL_PLANE)?;
+        tools::prepare(tools::LIGHT)?;
+    }
+    if matches!(tier, Tier::Cluster) {
+        tools::prepare(tools::CLUSTER)?;
+        debs::containerd()?;
+    }
+    Ok(())
+}
