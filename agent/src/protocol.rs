@@ -42,6 +42,9 @@ pub struct Request {
     /// `CNI_IFNAME`: the primary interface's name.
     #[serde(default)]
     pub ifname: String,
+    /// `name` of the network configuration list: what the primary network is called in network-status.
+    #[serde(default)]
+    pub network: String,
     /// `CNI_ARGS`, split at `;` and `=`.
     #[serde(default)]
     pub args: BTreeMap<String, String>,
