@@ -49,9 +49,9 @@ impl Switch {
     fn plug(&self, node: &Netns, ifname: &str, bridge: &str) -> Result<String> {
         let mut ports = self.ports.lock().unwrap_or_else(PoisonError::into_inner);
         if !ports.1.contains(bridge) {
-            self.netns.ip(&format!(
-                "link add {bridge} type bridge stp_state 0 forward_delay 0 mcast_snooping 0 vlan_filtering 0"
-            ))?;
+            self.netns.ip(&format!("link add {bridge} type bridge stp_state 0 forward_delay 0"))?;
+            // A kernel built without snooping refuses to turn it off; then it is off.
+            let _ = self.netns.ip(&format!("link set {bridge} type bridge mcast_snooping 0"));
             self.netns.sysctl(&format!("net/ipv6/conf/{bridge}/disable_ipv6"), "1")?;
             self.netns.ip(&format!("link set {bridge} mtu 9000 up"))?;
             ports.1.insert(bridge.to_owned());
