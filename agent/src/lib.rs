@@ -3,5 +3,16 @@
 //! The pure parts (`desired`, `bridge::plan`, `conflist::plan`) decide; the rest carries out. Nothing here writes
 //! an `IPPool`.
 
+pub mod announce;
+pub mod config;
+pub mod desired;
 pub mod dump;
+pub mod http;
+pub mod ipam_client;
+pub mod journal;
+pub mod kube;
+pub mod link;
+pub mod metrics;
+pub mod netns;
 pub mod protocol;
+pub mod server;
