@@ -5,6 +5,8 @@
 
 pub mod allocation;
 pub mod config;
+mod json;
+mod k8s_name;
 pub mod link_name;
 pub mod mac;
 pub mod mtu;

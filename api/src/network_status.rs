@@ -5,6 +5,7 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -40,15 +41,45 @@ pub struct NetworkStatus {
 
 /// Builds the primary network's entry from the result of the primary CNI plugin (CNI 0.3.0 to 1.1.0).
 ///
-/// `conflist_name` is the name of the node's network configuration, `ifname` is `CNI_IFNAME`.
+/// `conflist_name` is the name of the node's network configuration, `ifname` is `CNI_IFNAME`. What the result does
+/// not say, or says in a way that nobody understands, is left out: the pod has its network all the same.
 pub fn primary_status(conflist_name: &str, ifname: &str, prev_result: &Value) -> NetworkStatus {
-    let _ = prev_result;
-    NetworkStatus {
+    let interfaces = prev_result["interfaces"].as_array().map_or(&[][..], Vec::as_slice);
+    // Chained plugins also list the host's side, which has no sandbox.
+    let in_pod = |interface: &Value| interface["sandbox"].as_str().is_some_and(|path| !path.is_empty());
+    let index = interfaces.iter().position(|interface| in_pod(interface) && interface["name"] == ifname);
+    let interface = index.map_or(&Value::Null, |index| &interfaces[index]);
+    let mut status = NetworkStatus {
         name: conflist_name.to_owned(),
         interface: ifname.to_owned(),
+        mac: interface["mac"].as_str().and_then(|mac| mac.parse().ok()),
+        mtu: interface["mtu"].as_u64().and_then(|mtu| u32::try_from(mtu).ok()).filter(|mtu| *mtu > 0),
         default: true,
         ..NetworkStatus::default()
+    };
+    for ip in prev_result["ips"].as_array().into_iter().flatten() {
+        let elsewhere =
+            ip["interface"].as_u64().is_some_and(|of| index.is_some_and(|mine| of != mine as u64));
+        if elsewhere {
+            continue;
+        }
+        status
+            .ips
+            .extend(ip["address"].as_str().and_then(|net| net.parse::<IpNet>().ok()).map(|net| net.addr()));
+        add_gateway(&mut status.gateway, &ip["gateway"]);
     }
+    for route in prev_result["routes"].as_array().into_iter().flatten() {
+        let default = route["dst"].as_str().is_some_and(|dst| dst == "0.0.0.0/0" || dst == "::/0");
+        if default {
+            add_gateway(&mut status.gateway, &route["gw"]);
+        }
+    }
+    status
+}
+
+fn add_gateway(gateways: &mut Vec<IpAddr>, value: &Value) {
+    let address = value.as_str().and_then(|text| text.parse().ok());
+    gateways.extend(address.filter(|address| !gateways.contains(address)));
 }
 
 #[cfg(test)]
