@@ -10,6 +10,13 @@ use serde::{Deserialize, Serialize};
 /// The protocol version this build speaks. A server answers this one and the one before it.
 pub const VERSION: u32 = 1;
 
+/// The part of a request that every version has: read first, since a later version may have changed the rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub struct VersionOnly {
+    /// Protocol version of the sender.
+    pub version: u32,
+}
+
 /// What the plugin asks of the agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
