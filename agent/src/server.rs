@@ -70,6 +70,8 @@ pub struct SandboxRequest {
     pub pod_name: String,
     /// `K8S_POD_UID`; absent with very old runtimes. For a static pod it is the hash of its manifest.
     pub pod_uid: Option<String>,
+    /// Name of the network configuration list: what the primary network is called in network-status.
+    pub network: String,
     /// The pod's annotations; `None` when the runtime hands over none and the pod has to be looked up.
     pub annotations: Option<BTreeMap<String, String>>,
     /// The primary plugin's result.
@@ -325,6 +327,7 @@ fn sandbox_of(request: Request) -> Result<SandboxRequest, Failure> {
         container_id: request.container_id,
         netns: (!request.netns.is_empty()).then(|| PathBuf::from(request.netns)),
         ifname: request.ifname,
+        network: request.network,
         annotations: request.annotations,
         prev_result: request.prev_result,
         started: SystemTime::UNIX_EPOCH + Duration::from_millis(request.started_unix_ms),
