@@ -59,13 +59,14 @@ pub struct IPAllocationSpec {
 }
 
 /// Compares name and spec without arithmetic, which CEL's addresses lack: the 32 digits, cut into groups of four,
-/// are an IPv6 address again.
+/// are an IPv6 address again. The one-element list stands for a variable.
 const RULE_NAME: &str = "!isIP(self.spec.address) || (ip(self.spec.address).family() == 4 \
     ? self.metadata.name == self.spec.pool + '.ip-' + self.spec.address.replace('.', '-') \
     : self.metadata.name.startsWith(self.spec.pool + '.ip6-') \
-    && self.metadata.name.substring(size(self.spec.pool) + 5).matches('^[0-9a-f]{32}$') \
-    && ip([0, 4, 8, 12, 16, 20, 24, 28].map(i, self.metadata.name.substring(size(self.spec.pool) + 5 + i, \
-    size(self.spec.pool) + 9 + i)).join(':')) == ip(self.spec.address))";
+    && [self.metadata.name.substring(size(self.spec.pool) + 5)].all(h, h.matches('^[0-9a-f]{32}$') \
+    && ip(h.substring(0, 4) + ':' + h.substring(4, 8) + ':' + h.substring(8, 12) + ':' + h.substring(12, 16) + ':' \
+    + h.substring(16, 20) + ':' + h.substring(20, 24) + ':' + h.substring(24, 28) + ':' + h.substring(28, 32)) \
+    == ip(self.spec.address)))";
 
 /// One interface of one pod. Identity is (pod UID, interface); only the sandbox may change.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]

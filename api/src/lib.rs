@@ -5,6 +5,7 @@
 
 pub mod allocation;
 pub mod config;
+mod crds;
 mod json;
 mod k8s_name;
 pub mod link_name;
@@ -22,6 +23,7 @@ pub use config::{
     AgentConfig, BridgeConfig, ConfigError, ControllerConfig, DatapathType, DefaultMtu,
     DuplicateAddressDetection, FeatureGates, TxChecksumOffload, UplinkConfig, WithoutAnnotations,
 };
+pub use crds::crds;
 pub use link_name::{BridgeName, IfName, InvalidLinkName};
 pub use mac::{InvalidMac, MacAddr};
 pub use mtu::{InvalidMtu, Mtu};

@@ -37,8 +37,6 @@ pub const MAX_POOL_NAME: usize = 200;
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status",
         description = "Whether the pool gives out addresses"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
-    validation = Rule::new("size(self.metadata.name) <= 200")
-        .message("the name of an IPPool may have at most 200 characters"),
     validation = Rule::new(RULE_VLAN_IN_USE)
         .message("subnetInfo.vlan cannot change while addresses of the pool are in use"),
 )]
@@ -46,7 +44,7 @@ pub const MAX_POOL_NAME: usize = 200;
 #[x_kube(
     validation = Rule::new(RULE_RANGE_FAMILIES)
         .message("every range must be of the family of subnetInfo.gateway"),
-    validation = Rule::new(RULE_RANGE_SUBNET)
+    validation = Rule::new(rule_range_subnet())
         .message("every range must lie in the subnet of subnetInfo.gateway and prefixLength"),
 )]
 pub struct IPPoolSpec {
@@ -68,14 +66,16 @@ const RULE_RANGE_FAMILIES: &str = "!isIP(self.subnetInfo.gateway) || self.ipRang
     (!has(r.cidr) || !isCIDR(r.cidr) || cidr(r.cidr).ip().family() == ip(self.subnetInfo.gateway).family()) \
     && (!has(r.start) || !isIP(r.start) || ip(r.start).family() == ip(self.subnetInfo.gateway).family()))";
 
-const RULE_RANGE_SUBNET: &str = "!isIP(self.subnetInfo.gateway) \
-    || !isCIDR(self.subnetInfo.gateway + '/' + string(self.subnetInfo.prefixLength)) || self.ipRanges.all(r, \
-    (!has(r.cidr) || !isCIDR(r.cidr) \
-    || cidr(self.subnetInfo.gateway + '/' + string(self.subnetInfo.prefixLength)).containsCIDR(cidr(r.cidr))) \
-    && (!has(r.start) || !isIP(r.start) \
-    || cidr(self.subnetInfo.gateway + '/' + string(self.subnetInfo.prefixLength)).containsIP(ip(r.start))) \
-    && (!has(r.end) || !isIP(r.end) \
-    || cidr(self.subnetInfo.gateway + '/' + string(self.subnetInfo.prefixLength)).containsIP(ip(r.end))))";
+/// Containment, for each range. The prefix length becomes text through a table, because the API server assumes the
+/// worst of `string(n)` and then finds the rule too dear; the one-element lists stand for variables.
+fn rule_range_subnet() -> String {
+    let lengths: Vec<String> = (0..=128).map(|length| format!("'/{length}'")).collect();
+    let subnet = format!("self.subnetInfo.gateway + [{}][self.subnetInfo.prefixLength]", lengths.join(","));
+    let within = "(!has(r.cidr) || !isCIDR(r.cidr) || cidr(n).containsCIDR(cidr(r.cidr))) \
+        && (!has(r.start) || !isIP(r.start) || cidr(n).containsIP(ip(r.start))) \
+        && (!has(r.end) || !isIP(r.end) || cidr(n).containsIP(ip(r.end)))";
+    format!("[{subnet}].all(n, !isCIDR(n) || self.ipRanges.all(r, {within}))")
+}
 
 /// Addresses: either a `cidr`, or all from `start` to `end`.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,15 +94,15 @@ const RULE_RANGE_SUBNET: &str = "!isIP(self.subnetInfo.gateway) \
 pub struct IPRange {
     /// All addresses of this prefix, such as "10.10.0.0/24".
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 43))]
+    #[schemars(with = "String", length(max = 43))]
     pub cidr: Option<String>,
     /// First address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 39))]
+    #[schemars(with = "String", length(max = 39))]
     pub start: Option<String>,
     /// Last address, itself included.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 39))]
+    #[schemars(with = "String", length(max = 39))]
     pub end: Option<String>,
 }
 
@@ -126,7 +126,7 @@ pub struct SubnetInfo {
     pub prefix_length: u8,
     /// VLAN of the network, 1–4094; 0 or none is untagged. Cannot change while addresses are in use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<i32>", range(min = 0, max = 4094))]
+    #[schemars(with = "i32", range(min = 0, max = 4094))]
     pub vlan: Option<u16>,
 }
 
@@ -139,6 +139,7 @@ pub struct IPPoolStatus {
     pub ip_addresses: Vec<IPAddressState>,
     /// How full the pool is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "IPPoolUsage")]
     pub usage: Option<IPPoolUsage>,
     /// `Ready`, `Invalid`, `Overlap`, `Exhausted`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -146,6 +147,7 @@ pub struct IPPoolStatus {
     pub conditions: Vec<Condition>,
     /// The address after the one given last, saved now and then, so that freed addresses rest before reuse.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
     pub cursor: Option<String>,
 }
 
@@ -168,9 +170,11 @@ pub struct IPAddressState {
 pub struct IPAddressOwner {
     /// The pod, while one has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "PodOwner")]
     pub pod: Option<PodOwner>,
     /// The `StatefulSet` for which Antrea reserved it; never set by Trunkline.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "StatefulSetOwner")]
     pub stateful_set: Option<StatefulSetOwner>,
 }
 
