@@ -89,9 +89,8 @@ impl Journal {
     pub fn open(path: &Path) -> Result<Self, JournalError> {
         let at = || path.to_owned();
         let contents = match fs::read(path) {
-            Ok(bytes) => {
-                serde_json::from_slice(&bytes).map_err(|source| JournalError::Malformed { path: at(), source })?
-            }
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .map_err(|source| JournalError::Malformed { path: at(), source })?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => Contents::default(),
             Err(source) => return Err(JournalError::Read { path: at(), source }),
         };

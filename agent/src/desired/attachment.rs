@@ -94,7 +94,8 @@ impl Attachment {
 
     /// Whether we serve addresses of IPv6 on it, so that router advertisements must not add others.
     pub fn serves_v6(&self) -> bool {
-        self.pools.iter().any(PoolChoice::is_v6) || self.addresses.iter().any(|fixed| fixed.address.addr().is_ipv6())
+        self.pools.iter().any(PoolChoice::is_v6)
+            || self.addresses.iter().any(|fixed| fixed.address.addr().is_ipv6())
     }
 }
 

@@ -59,7 +59,9 @@ impl fmt::Display for BridgeObstacle {
         match self {
             Self::UplinkMissing { nic } => write!(f, "the node has no network interface {nic}"),
             Self::UplinkRefused { nic, reason } => write!(f, "its uplink {nic} cannot be used: {reason}"),
-            Self::NotAdopted { reason } => write!(f, "a bridge of this name exists and is not ours: {reason}"),
+            Self::NotAdopted { reason } => {
+                write!(f, "a bridge of this name exists and is not ours: {reason}")
+            }
             Self::Pending { reason } => f.write_str(reason),
         }
     }

@@ -51,7 +51,9 @@ pub enum DesiredError {
         node: String,
     },
     /// No such pool.
-    #[error("network {nad}: ipam.ippools names IPPool {pool}, which does not exist; create it, or correct the network")]
+    #[error(
+        "network {nad}: ipam.ippools names IPPool {pool}, which does not exist; create it, or correct the network"
+    )]
     PoolMissing {
         /// Which network.
         nad: NadKey,
@@ -81,7 +83,9 @@ pub enum DesiredError {
         pools: Vec<String>,
     },
     /// `ips` on a network that has no pools to take them from.
-    #[error("network {nad}: the annotation asks for ips ({ips}), and the network has no ipam.ippools to take them from; remove ips")]
+    #[error(
+        "network {nad}: the annotation asks for ips ({ips}), and the network has no ipam.ippools to take them from; remove ips"
+    )]
     IpsWithoutPool {
         /// Which network.
         nad: NadKey,
@@ -99,7 +103,9 @@ pub enum DesiredError {
         subnets: Vec<String>,
     },
     /// Two requested addresses of one family.
-    #[error("network {nad}: the annotation asks for both {first} and {second}; an interface gets one address per family")]
+    #[error(
+        "network {nad}: the annotation asks for both {first} and {second}; an interface gets one address per family"
+    )]
     TwoIpsOfOneFamily {
         /// Which network.
         nad: NadKey,
@@ -109,7 +115,9 @@ pub enum DesiredError {
         second: String,
     },
     /// The node has no bridge at all.
-    #[error("network {nad}: node {node} has no bridge for it: secondaryNetwork.ovsBridges is empty in trunkline-agent.conf")]
+    #[error(
+        "network {nad}: node {node} has no bridge for it: secondaryNetwork.ovsBridges is empty in trunkline-agent.conf"
+    )]
     NoBridge {
         /// Which network.
         nad: NadKey,
@@ -117,7 +125,10 @@ pub enum DesiredError {
         node: String,
     },
     /// Several bridges and the NAD names none.
-    #[error("network {nad} does not say which bridge it is on, and node {node} has {}; set bridge in the network", list(bridges))]
+    #[error(
+        "network {nad} does not say which bridge it is on, and node {node} has {}; set bridge in the network",
+        list(bridges)
+    )]
     BridgeAmbiguous {
         /// Which network.
         nad: NadKey,
@@ -151,7 +162,9 @@ pub enum DesiredError {
         obstacle: BridgeObstacle,
     },
     /// The NAD's MTU does not fit the uplink.
-    #[error("network {nad}: mtu {mtu} is larger than the {limit} of the uplinks of bridge {bridge} on node {node}; use {limit} or less")]
+    #[error(
+        "network {nad}: mtu {mtu} is larger than the {limit} of the uplinks of bridge {bridge} on node {node}; use {limit} or less"
+    )]
     MtuTooLarge {
         /// Which network.
         nad: NadKey,
@@ -165,7 +178,9 @@ pub enum DesiredError {
         node: String,
     },
     /// IPv6 does not run on so small an MTU.
-    #[error("network {nad}: mtu {mtu} is too small for its IPv6 addresses; IPv6 needs 1280 or more (RFC 8200)")]
+    #[error(
+        "network {nad}: mtu {mtu} is too small for its IPv6 addresses; IPv6 needs 1280 or more (RFC 8200)"
+    )]
     MtuTooSmallForV6 {
         /// Which network.
         nad: NadKey,
@@ -173,7 +188,9 @@ pub enum DesiredError {
         mtu: Mtu,
     },
     /// The requested interface name is in use in the pod.
-    #[error("network {nad}: the annotation asks for interface {interface}, which the pod has already; use another name")]
+    #[error(
+        "network {nad}: the annotation asks for interface {interface}, which the pod has already; use another name"
+    )]
     InterfaceTaken {
         /// Which network.
         nad: NadKey,
@@ -181,7 +198,9 @@ pub enum DesiredError {
         interface: IfName,
     },
     /// No name is left under the prefix.
-    #[error("network {nad}: no interface name of the form {prefix}1 to {prefix}{last} is free; name the interface in the annotation")]
+    #[error(
+        "network {nad}: no interface name of the form {prefix}1 to {prefix}{last} is free; name the interface in the annotation"
+    )]
     NoFreeName {
         /// Which network.
         nad: NadKey,

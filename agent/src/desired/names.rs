@@ -22,8 +22,13 @@ pub(super) struct Names<'a> {
 
 impl<'a> Names<'a> {
     /// Every requested name counts as used from the start, also of elements that come later.
-    pub(super) fn new(prefix: &'a str, taken: &'a BTreeSet<String>, selections: &'a [NetworkSelection]) -> Self {
-        let requested = selections.iter().filter_map(|selection| selection.interface.as_ref()).map(IfName::as_str);
+    pub(super) fn new(
+        prefix: &'a str,
+        taken: &'a BTreeSet<String>,
+        selections: &'a [NetworkSelection],
+    ) -> Self {
+        let requested =
+            selections.iter().filter_map(|selection| selection.interface.as_ref()).map(IfName::as_str);
         let used = taken.iter().map(String::as_str).chain(["eth0", "lo"]).chain(requested).collect();
         Self { prefix, used, fresh: BTreeSet::new() }
     }
@@ -46,7 +51,11 @@ impl<'a> Names<'a> {
             .find(|name| !self.used.contains(name.as_str()) && !self.fresh.contains(name))
             .and_then(|name| IfName::try_from(name).ok());
         let Some(name) = free else {
-            return Err(DesiredError::NoFreeName { nad: nad.clone(), prefix: self.prefix.to_owned(), last: LAST });
+            return Err(DesiredError::NoFreeName {
+                nad: nad.clone(),
+                prefix: self.prefix.to_owned(),
+                last: LAST,
+            });
         };
         self.fresh.insert(name.to_string());
         Ok(name)

@@ -131,7 +131,12 @@ impl Request<'_> {
         let name = match (named, config.bridges.as_slice()) {
             (_, []) => return Err(DesiredError::NoBridge { nad, node }),
             (Some(bridge), all) if all.iter().all(|each| each.name != *bridge) => {
-                return Err(DesiredError::BridgeUnknown { nad, bridge: bridge.clone(), node, bridges: bridges() });
+                return Err(DesiredError::BridgeUnknown {
+                    nad,
+                    bridge: bridge.clone(),
+                    node,
+                    bridges: bridges(),
+                });
             }
             (Some(bridge), _) => bridge,
             (None, [only]) => &only.name,
@@ -175,8 +180,13 @@ impl Request<'_> {
         if of_pools.iter().all(|vlan| *vlan == first) {
             return Ok(first);
         }
-        let label = |vlan: &Option<VlanId>| vlan.map_or_else(|| "untagged".to_owned(), |id| format!("VLAN {id}"));
-        let pools = pools.iter().zip(of_pools).map(|(pool, vlan)| format!("{}: {}", pool.name, label(vlan))).collect();
+        let label =
+            |vlan: &Option<VlanId>| vlan.map_or_else(|| "untagged".to_owned(), |id| format!("VLAN {id}"));
+        let pools = pools
+            .iter()
+            .zip(of_pools)
+            .map(|(pool, vlan)| format!("{}: {}", pool.name, label(vlan)))
+            .collect();
         Err(DesiredError::PoolVlansDiffer { nad: self.nad.clone(), pools })
     }
 
@@ -193,8 +203,13 @@ impl Request<'_> {
                     && ip.prefix_length.is_none_or(|length| length == pool.subnet.prefix_len())
             };
             if !pools.iter().any(|pool| fits(&pool)) {
-                let subnets = pools.iter().map(|pool| format!("{} ({})", pool.subnet.trunc(), pool.name)).collect();
-                return Err(DesiredError::IpOutsidePools { nad: self.nad.clone(), ip: ip.to_string(), subnets });
+                let subnets =
+                    pools.iter().map(|pool| format!("{} ({})", pool.subnet.trunc(), pool.name)).collect();
+                return Err(DesiredError::IpOutsidePools {
+                    nad: self.nad.clone(),
+                    ip: ip.to_string(),
+                    subnets,
+                });
             }
             let same_family = |earlier: &&IpRequest| earlier.address.is_ipv4() == ip.address.is_ipv4();
             if let Some(earlier) = ips[..index].iter().find(same_family) {
