@@ -65,6 +65,8 @@ pub struct PoolUsage {
     pub quarantined: u128,
     /// The pool is being deleted.
     pub deleting: bool,
+    /// Pools of the same network in which its free addresses are in use.
+    pub shared_with: Vec<String>,
     /// Ranges that give nothing, each with its reason.
     pub problems: Vec<String>,
 }
@@ -82,6 +84,13 @@ impl fmt::Display for PoolUsage {
         }
         if self.quarantined > 0 {
             write!(f, ", {} resting after an address conflict", self.quarantined)?;
+        }
+        if !self.shared_with.is_empty() {
+            write!(
+                f,
+                ", the others in overlapping IPPools of the same VLAN ({})",
+                self.shared_with.join(", ")
+            )?;
         }
         for problem in &self.problems {
             write!(f, "; {problem}")?;

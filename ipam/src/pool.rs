@@ -177,6 +177,7 @@ impl Pool {
             total: self.total(),
             quarantined: self.quarantined(),
             deleting: false,
+            shared_with: Vec::new(),
             problems: self.problems.iter().map(ToString::to_string).collect(),
         }
     }

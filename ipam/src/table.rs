@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::time::Instant;
 
+use crate::Reserved;
 use crate::address::{Family, Requested};
 use crate::error::{PickError, PoolUsage, Refusal};
 use crate::pool::{Owner, Pool, Release};
@@ -216,7 +217,7 @@ impl Table {
     fn pick_next(&mut self, ask: &Ask<'_>, family: Family, now: Instant) -> Result<Pick, PickError> {
         let mut tried = Vec::new();
         for name in ask.pools {
-            let Some(mut entry) = self.detach(name) else { continue };
+            let Some(mut entry) = self.pools.remove(name) else { continue };
             let mut address = None;
             if entry.pool.family() == family {
                 if !entry.deleting {
@@ -224,7 +225,9 @@ impl Table {
                     let blocked = |address| self.blocked(&entry.neighbours, &network, address).is_some();
                     address = entry.pool.take(ask.owner, now, blocked);
                 }
-                tried.push(PoolUsage { deleting: entry.deleting, ..entry.pool.usage() });
+                if address.is_none() {
+                    tried.push(entry.usage());
+                }
             }
             self.pools.insert(name.clone(), entry);
             if let Some(address) = address {
@@ -240,12 +243,12 @@ impl Table {
         let Some(name) = ask.pools.iter().find(holds) else {
             return Err(refused(asked, Refusal::OutsideRanges { pools: self.ranges_text(ask, asked) }));
         };
-        let mut entry = self.detach(name).expect("found just above");
+        let mut entry = self.pools.remove(name).expect("found just above");
         let network = entry.network(ask);
         let outcome = if entry.deleting {
             Err(Refusal::Deleting { pool: name.clone() })
-        } else if let Some((pool, owner)) = self.blocked(&entry.neighbours, &network, asked.address) {
-            Err(Refusal::Used { pool, owner: Box::new(owner) })
+        } else if let Some(refusal) = self.blocked(&entry.neighbours, &network, asked.address) {
+            Err(refusal)
         } else {
             entry.pool.take_requested(asked, ask.owner, now)
         };
@@ -254,23 +257,16 @@ impl Table {
         Ok(Pick { pool: name.clone(), address: asked.address })
     }
 
-    /// Takes an entry out, so that it can be changed while its neighbours are read.
-    fn detach(&mut self, name: &str) -> Option<Entry> {
-        self.pools.remove(name)
-    }
-
-    /// Who has an address in an overlapping pool of the same network.
-    fn blocked(&self, neighbours: &[String], network: &Network, address: IpAddr) -> Option<(String, Owner)> {
+    /// Why an address cannot be given, going by the overlapping pools of the same network.
+    fn blocked(&self, neighbours: &[String], network: &Network, address: IpAddr) -> Option<Refusal> {
         neighbours.iter().find_map(|name| {
-            let entry = self.pools.get(name)?;
-            if !entry.networks().iter().any(|other| other.may_meet(network)) {
-                return None;
-            }
+            let entry = self.pools.get(name).filter(|entry| entry.is_on(network))?;
+            let pool = name.clone();
             if entry.pool.is_gateway(address) {
-                let gateway = Owner { interface: "(gateway)".to_owned(), ..Owner::default() };
-                return Some((name.clone(), gateway));
+                return Some(Refusal::Reserved { pool, reserved: Reserved::Gateway });
             }
-            Some((name.clone(), entry.pool.owner(address)?.clone()))
+            let owner = Box::new(entry.pool.owner(address)?.clone());
+            Some(Refusal::Used { pool, owner })
         })
     }
 
@@ -315,6 +311,25 @@ impl Entry {
             BTreeSet::from([Network { vlan: self.pool.spec().vlan, bridge: None }])
         } else {
             self.networks.clone()
+        }
+    }
+
+    /// Are the pool's addresses used where frames of this network are seen?
+    fn is_on(&self, network: &Network) -> bool {
+        if self.networks.is_empty() {
+            self.pool.spec().vlan == network.vlan
+        } else {
+            self.networks.iter().any(|other| other.may_meet(network))
+        }
+    }
+
+    /// Figures for messages.
+    fn usage(&self) -> PoolUsage {
+        let usage = PoolUsage { deleting: self.deleting, ..self.pool.usage() };
+        if self.pool.is_exhausted() {
+            usage
+        } else {
+            PoolUsage { shared_with: self.neighbours.clone(), ..usage }
         }
     }
 
