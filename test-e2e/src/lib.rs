@@ -7,16 +7,22 @@
 //! `anyhow` is used throughout, unlike in the product's libraries: the only callers are this crate's binaries and
 //! tests, which print a failure and stop.
 
+pub mod cluster;
 pub mod control_plane;
 pub mod debs;
 pub mod forward;
 pub mod guard;
+pub mod light;
+pub mod manifests;
 pub mod netns;
+pub mod objects;
 pub mod paths;
 pub mod pki;
 pub mod prereq;
+pub mod probe;
 pub mod process;
 pub mod run;
+pub mod runtime;
 pub mod switch;
 pub mod tools;
 pub mod wait;

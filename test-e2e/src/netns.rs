@@ -34,6 +34,13 @@ impl Netns {
         Ok(netns)
     }
 
+    /// Removes it and makes it anew, empty, under the same name.
+    pub fn recreate(&self) -> Result<()> {
+        process::output(Command::new("ip").args(["netns", "delete", &self.name]))?;
+        process::output(Command::new("ip").args(["netns", "add", &self.name]))?;
+        self.ip("link set lo up").map(drop)
+    }
+
     /// Its name under `/run/netns`.
     pub fn name(&self) -> &str {
         &self.name
