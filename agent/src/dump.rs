@@ -79,8 +79,8 @@ pub struct UplinkDump {
     pub carrier: bool,
     /// MTU in bytes, 0 when absent.
     pub mtu: u32,
-    /// VLANs it carries as configured ("0", "100", "200-300"); empty: all.
-    pub allowed_vlans: Vec<String>,
+    /// VLANs that it carries, "0,100,200-300" or "all VLANs"; 0 is untagged.
+    pub allowed_vlans: String,
 }
 
 /// One OVS port.
@@ -95,7 +95,7 @@ pub struct PortDump {
     pub kind: String,
     /// OpenFlow port number; absent while vswitchd has not opened it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub ofport: Option<u16>,
+    pub ofport: Option<u32>,
     /// Access VLAN, 0 when untagged.
     pub vlan: u16,
     /// What vswitchd says is wrong with it.

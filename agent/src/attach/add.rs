@@ -1,0 +1,428 @@
+//! ADD: validate all, allocate all, make all; else undo all.
+//!
+//! Owns the order of steps. Steps are never dropped half way: the cancellation token is looked at between them.
+//! Addresses are released only after the ports that carried them are gone.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use futures::future::join_all;
+use ipnet::IpNet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use trunkline_api::{IfName, MacAddr, NetworkStatus, TxChecksumOffload, primary_status};
+use trunkline_ipam::proto::{AllocateRequest, Allocation, InterfaceRequest, Pod};
+
+use super::announce::MAX_ADDRESSES_TRIED;
+use super::{Attacher, Sandbox, words};
+use crate::bridge::{DatapathKind, PodPort, host_veth_name, keys};
+use crate::desired::{Attachment, Desired, DesiredWarning};
+use crate::kube::events::reason;
+use crate::link::{PodLinkSpec, PodRoute, create_pod_veth};
+use crate::netns::NetnsFd;
+use crate::protocol::Failure;
+use crate::server::{AddReply, Deadline, SandboxRequest, code};
+
+/// What is kept back of the deadline, so that an undo still ends within the plugin's wait.
+const UNDO_RESERVE: Duration = Duration::from_secs(3);
+
+/// What one interface is to get, complete but for the link.
+#[derive(Clone, Debug)]
+pub(super) struct Made {
+    /// What was wished for.
+    pub(super) wish: Attachment,
+    /// Its MAC address: requested, or the pod's stable one.
+    pub(super) mac: MacAddr,
+    /// Addresses with their prefix.
+    pub(super) addresses: Vec<IpNet>,
+    /// Pool of each claimed address.
+    pub(super) claims: Vec<Claimed>,
+    /// Gateways of the addresses' subnets, for network-status and for routes without a next hop.
+    pub(super) gateways: Vec<IpAddr>,
+    /// Host interface and OVS port.
+    pub(super) port: String,
+    /// Index of the interface in the pod, once it is made.
+    pub(super) pod_ifindex: u32,
+}
+
+/// One claimed address.
+#[derive(Clone, Debug)]
+pub(super) struct Claimed {
+    /// The pool that gave it.
+    pub(super) pool: String,
+    /// The address.
+    pub(super) address: IpAddr,
+}
+
+impl Attacher {
+    /// One ADD, from the pod's turn to the answer.
+    pub(super) async fn run_add(
+        &self,
+        sandbox: Sandbox,
+        request: SandboxRequest,
+        deadline: Deadline,
+        cancel: CancellationToken,
+    ) -> Result<AddReply, Failure> {
+        let Some(annotation) = self.annotation(&sandbox, &request).await? else {
+            return Ok(AddReply::default());
+        };
+        let started = Instant::now();
+        let _turn = self.inflight.add(&sandbox.uid, cancel.clone()).await;
+        let mut interfaces = Vec::new();
+        let until = deadline.instant() - UNDO_RESERVE.min(deadline.remaining() / 4);
+        let result = self.attach(&sandbox, &request, &annotation, until, &cancel, &mut interfaces).await;
+        let result = if cancel.is_cancelled() { Err(words::cancelled()) } else { result };
+        self.deps.metrics.observe_attach("total", result.is_ok(), started.elapsed());
+        match result {
+            Ok(made) => {
+                self.attached(&sandbox, &request, &made);
+                Ok(AddReply { interfaces: made.iter().map(|one| one.wish.interface.to_string()).collect() })
+            }
+            Err(failure) => {
+                tracing::warn!(code = failure.code, msg = %failure.msg, "pod is not attached");
+                self.undo(&sandbox, &interfaces).await;
+                self.pod_event(&sandbox, reason::ATTACH_FAILED, failure.msg.clone());
+                Err(failure)
+            }
+        }
+    }
+
+    async fn attach(
+        &self,
+        sandbox: &Sandbox,
+        request: &SandboxRequest,
+        annotation: &str,
+        until: Instant,
+        cancel: &CancellationToken,
+        interfaces: &mut Vec<String>,
+    ) -> Result<Vec<Made>, Failure> {
+        let mut step = Step::start(self);
+        let desired = self.desired(sandbox, annotation, until, cancel).await?;
+        step.done("validate");
+        interfaces.extend(desired.attachments.iter().map(|wish| wish.interface.to_string()));
+        let namespace = NetnsFd::open(&sandbox.netns).map_err(|error| Failure {
+            code: code::TRY_AGAIN,
+            msg: words::chain(&error),
+            details: String::new(),
+        })?;
+        self.drop_earlier_sandboxes(sandbox).await?;
+        check_cancelled(cancel)?;
+        let wished = self.addresses(sandbox, &desired, until).await?;
+        step.done("allocate");
+        check_cancelled(cancel)?;
+        let made = self.wire_without_conflict(sandbox, &namespace, &desired, wished, until, cancel).await?;
+        step.done("wire");
+        self.write_status(sandbox, request, &made, until).await?;
+        step.done("status");
+        self.announce(sandbox, &namespace, &made);
+        self.warn(sandbox, &desired);
+        Ok(made)
+    }
+
+    /// Another sandbox of this pod may have been lost without a DEL; its ports must not outlive it.
+    async fn drop_earlier_sandboxes(&self, sandbox: &Sandbox) -> Result<(), Failure> {
+        let stale: Vec<String> = self
+            .deps
+            .bridges
+            .pod_ports()
+            .into_iter()
+            .filter(|row| row.pod_uid == sandbox.uid && row.sandbox != sandbox.id)
+            .map(|row| row.name)
+            .collect();
+        if stale.is_empty() {
+            return Ok(());
+        }
+        tracing::info!(ports = ?stale, "removing what an earlier sandbox of the pod left");
+        self.remove_ports(&stale).await.map_err(|error| Failure {
+            code: code::TRY_AGAIN,
+            msg: format!("cannot remove the ports that an earlier sandbox of pod {} left: {error}", sandbox.pod()),
+            details: String::new(),
+        })
+    }
+
+    /// Claims an address of every family on every interface, in one request.
+    pub(super) async fn addresses(&self, sandbox: &Sandbox, desired: &Desired, until: Instant) -> Result<Vec<Made>, Failure> {
+        let wanting: Vec<InterfaceRequest> =
+            desired.attachments.iter().filter(|wish| !wish.pools.is_empty()).map(interface_request).collect();
+        let mut given: BTreeMap<String, Vec<Allocation>> = BTreeMap::new();
+        if !wanting.is_empty() {
+            let request = AllocateRequest {
+                pod: Some(pod_message(sandbox)),
+                sandbox: sandbox.id.clone(),
+                node: String::new(), // the client fills it in
+                interfaces: wanting,
+            };
+            let response = self.deps.ipam.allocate(request, until).await.map_err(|error| Failure {
+                code: if error.is_transient() { code::TRY_AGAIN } else { code::FAILED },
+                msg: format!("pod {}: no addresses: {}", sandbox.pod(), words::chain(&error)),
+                details: String::new(),
+            })?;
+            given.extend(response.interfaces.into_iter().map(|one| (one.interface, one.addresses)));
+        }
+        desired
+            .attachments
+            .iter()
+            .map(|wish| {
+                let allocations = given.remove(wish.interface.as_str()).unwrap_or_default();
+                complete(sandbox, wish, &allocations)
+            })
+            .collect()
+    }
+
+    /// Makes every interface; under `duplicateAddressDetection: wait`, with other addresses where somebody objects.
+    async fn wire_without_conflict(
+        &self,
+        sandbox: &Sandbox,
+        namespace: &NetnsFd,
+        desired: &Desired,
+        mut wished: Vec<Made>,
+        until: Instant,
+        cancel: &CancellationToken,
+    ) -> Result<Vec<Made>, Failure> {
+        for _ in 0..MAX_ADDRESSES_TRIED {
+            self.wire_all(sandbox, namespace, &mut wished, until).await?;
+            check_cancelled(cancel)?;
+            let conflicting = self.conflicts(sandbox, namespace, &wished).await;
+            if conflicting.is_empty() {
+                return Ok(wished);
+            }
+            wished = self.replace(sandbox, desired, &wished, &conflicting, until).await?;
+            check_cancelled(cancel)?;
+        }
+        Err(Failure {
+            code: code::TRY_AGAIN,
+            msg: format!(
+                "pod {}: other hosts answered for {MAX_ADDRESSES_TRIED} addresses in a row; see the AddressConflict Events",
+                sandbox.pod()
+            ),
+            details: String::new(),
+        })
+    }
+
+    /// Makes every interface, side by side. All run to their end; the first failure is the answer.
+    async fn wire_all(
+        &self,
+        sandbox: &Sandbox,
+        namespace: &NetnsFd,
+        wished: &mut [Made],
+        until: Instant,
+    ) -> Result<(), Failure> {
+        let all = wished.iter_mut().map(|one| async move {
+            one.pod_ifindex = self.wire(sandbox, namespace, one, until).await?;
+            Ok(())
+        });
+        join_all(all).await.into_iter().collect()
+    }
+
+    /// One interface: the veth pair, then its port with its flow. Returns its index in the pod.
+    async fn wire(&self, sandbox: &Sandbox, namespace: &NetnsFd, one: &Made, until: Instant) -> Result<u32, Failure> {
+        let (interface, nad) = (one.wish.interface.as_str(), one.wish.nad.to_string());
+        let failed = |error: &dyn std::error::Error| words::step(interface, &nad, error);
+        let mut step = Step::start(self);
+        let link = create_pod_veth(&self.deps.netns, namespace, &self.link_spec(one))
+            .await
+            .map_err(|error| failed(&error))?;
+        step.done("link");
+        let port = PodPort {
+            name: IfName::try_from(one.port.as_str()).map_err(|error| failed(&error))?,
+            vlan: one.wish.vlan,
+            external_ids: external_ids(sandbox, one),
+        };
+        self.deps.bridges.add_pod_port(&one.wish.bridge, port, until).await.map_err(|error| failed(&error))?;
+        step.done("port");
+        Ok(link.pod_ifindex)
+    }
+
+    fn link_spec(&self, one: &Made) -> PodLinkSpec {
+        let userspace = self
+            .deps
+            .bridges
+            .state()
+            .borrow()
+            .get(&one.wish.bridge)
+            .is_some_and(|bridge| bridge.datapath == Some(DatapathKind::Netdev));
+        let disable_offloads = match self.deps.config.current().disable_tx_checksum_offload {
+            TxChecksumOffload::Auto => userspace,
+            TxChecksumOffload::Disable => true,
+            TxChecksumOffload::Keep => false,
+        };
+        PodLinkSpec {
+            host_name: one.port.clone(),
+            pod_name: one.wish.interface.to_string(),
+            mac: one.mac.octets(),
+            mtu: one.wish.mtu.into(),
+            addresses: one.addresses.clone(),
+            routes: one.wish.routes.iter().map(|route| one.route(route.dst, route.gw)).collect(),
+            disable_offloads,
+        }
+    }
+
+    async fn write_status(
+        &self,
+        sandbox: &Sandbox,
+        request: &SandboxRequest,
+        made: &[Made],
+        until: Instant,
+    ) -> Result<(), Failure> {
+        let mut entries = Vec::with_capacity(made.len() + 1);
+        if let Some(previous) = &request.prev_result {
+            entries.push(primary_status(&request.network, &request.ifname, previous));
+        }
+        entries.extend(made.iter().map(Made::status));
+        let uid = self.api_uid(sandbox).await?;
+        self.deps.status.write(&sandbox.namespace, &sandbox.name, &uid, &entries, until).await.map_err(|error| Failure {
+            code: code::TRY_AGAIN,
+            msg: words::chain(&error),
+            details: String::new(),
+        })
+    }
+
+    /// The UID that the API server knows the pod by: a static pod's mirror has one of its own.
+    async fn api_uid(&self, sandbox: &Sandbox) -> Result<String, Failure> {
+        let failure = |msg: String| Failure { code: code::TRY_AGAIN, msg, details: String::new() };
+        let found = self.deps.objects.pod(&sandbox.namespace, &sandbox.name, &sandbox.uid).await;
+        let pod = found.map_err(|error| failure(words::chain(&error)))?;
+        pod.and_then(|pod| pod.metadata.uid.clone()).ok_or_else(|| {
+            failure(format!("pod {} with UID {} is not known to the API server", sandbox.pod(), sandbox.uid))
+        })
+    }
+
+    fn warn(&self, sandbox: &Sandbox, desired: &Desired) {
+        for warning in &desired.warnings {
+            let reason = match warning {
+                DesiredWarning::VlanNotCarried { .. } => reason::VLAN_NOT_CARRIED,
+                DesiredWarning::UntaggedNotCarried { .. } => reason::UNTAGGED_NOT_CARRIED,
+            };
+            self.pod_event(sandbox, reason, warning.to_string());
+        }
+    }
+
+    /// What follows a success: the Event, and the time that it took, kept on each port.
+    fn attached(&self, sandbox: &Sandbox, request: &SandboxRequest, made: &[Made]) {
+        self.pod_event(sandbox, reason::ATTACHED_NETWORKS, words::attached(made));
+        let took = request.started.elapsed().unwrap_or_default().as_millis();
+        tracing::info!(interfaces = made.len(), took_ms = %took, "pod is attached");
+        let ids = BTreeMap::from([(keys::ATTACH_MS.to_owned(), took.to_string())]);
+        let (bridges, ports) = (self.deps.bridges.clone(), made.iter().map(|one| one.port.clone()).collect::<Vec<_>>());
+        self.work.spawn(async move {
+            for port in ports {
+                if let Err(error) = bridges.update_port_external_ids(&port, ids.clone()).await {
+                    tracing::debug!(port, error = %words::chain(&error), "attach time is not kept");
+                }
+            }
+        });
+    }
+
+    /// An Event about the pod, under the UID that the API server knows it by.
+    pub(super) fn pod_event(&self, sandbox: &Sandbox, reason: reason::Reason, note: String) {
+        let known = self.deps.objects.cached_pod(&sandbox.namespace, &sandbox.name);
+        let uid = known.and_then(|pod| pod.metadata.uid.clone()).unwrap_or_else(|| sandbox.uid.clone());
+        self.deps.events.pod_named(&sandbox.namespace, &sandbox.name, &uid, reason, note);
+    }
+}
+
+impl Made {
+    /// The network-status entry.
+    fn status(&self) -> NetworkStatus {
+        NetworkStatus {
+            name: self.wish.nad.to_string(),
+            interface: self.wish.interface.to_string(),
+            ips: self.addresses.iter().map(IpNet::addr).collect(),
+            mac: Some(self.mac),
+            mtu: Some(self.wish.mtu.into()),
+            gateway: self.gateways.clone(),
+            dns: self.wish.dns.clone(),
+            ..NetworkStatus::default()
+        }
+    }
+
+    /// A route whose missing next hop is the gateway of its family.
+    fn route(&self, destination: IpNet, gateway: Option<IpAddr>) -> PodRoute {
+        let same_family = |hop: &&IpAddr| hop.is_ipv4() == destination.addr().is_ipv4();
+        PodRoute { destination, gateway: gateway.or_else(|| self.gateways.iter().find(same_family).copied()) }
+    }
+}
+
+/// Times the steps of an ADD for the histogram.
+struct Step<'a> {
+    attacher: &'a Attacher,
+    since: Instant,
+}
+
+impl<'a> Step<'a> {
+    fn start(attacher: &'a Attacher) -> Self {
+        Self { attacher, since: Instant::now() }
+    }
+
+    fn done(&mut self, name: &'static str) {
+        self.attacher.deps.metrics.observe_attach(name, true, self.since.elapsed());
+        self.since = Instant::now();
+    }
+}
+
+pub(super) fn pod_message(sandbox: &Sandbox) -> Pod {
+    Pod { namespace: sandbox.namespace.clone(), name: sandbox.name.clone(), uid: sandbox.uid.clone() }
+}
+
+fn check_cancelled(cancel: &CancellationToken) -> Result<(), Failure> {
+    if cancel.is_cancelled() { Err(words::cancelled()) } else { Ok(()) }
+}
+
+fn interface_request(wish: &Attachment) -> InterfaceRequest {
+    InterfaceRequest {
+        interface: wish.interface.to_string(),
+        nad: wish.nad.to_string(),
+        pools: wish.pools.iter().map(|pool| pool.name.clone()).collect(),
+        vlan: wish.vlan.map(|vlan| u32::from(u16::from(vlan))),
+        ips: wish.requested_ips.iter().map(ToString::to_string).collect(),
+    }
+}
+
+fn complete(sandbox: &Sandbox, wish: &Attachment, allocations: &[Allocation]) -> Result<Made, Failure> {
+    let mut addresses: Vec<IpNet> = wish.addresses.iter().map(|fixed| fixed.address).collect();
+    let mut gateways: Vec<IpAddr> = wish.addresses.iter().filter_map(|fixed| fixed.gateway).collect();
+    let mut claims = Vec::new();
+    for allocation in allocations {
+        let unusable = || Failure {
+            code: code::TRY_AGAIN,
+            msg: format!(
+                "interface {} (network {}): the controller answered with an address that is none: {}/{}",
+                wish.interface, wish.nad, allocation.address, allocation.prefix_length
+            ),
+            details: String::new(),
+        };
+        let address: IpAddr = allocation.address.parse().map_err(|_| unusable())?;
+        let prefix = u8::try_from(allocation.prefix_length).map_err(|_| unusable())?;
+        addresses.push(IpNet::new(address, prefix).map_err(|_| unusable())?);
+        gateways.extend(allocation.gateway.parse::<IpAddr>().ok());
+        claims.push(Claimed { pool: allocation.pool.clone(), address });
+    }
+    Ok(Made {
+        mac: wish.mac.unwrap_or_else(|| super::stable_mac(&sandbox.uid, wish.interface.as_str())),
+        port: host_veth_name(&sandbox.id, wish.interface.as_str()),
+        wish: wish.clone(),
+        addresses,
+        claims,
+        gateways,
+        pod_ifindex: 0,
+    })
+}
+
+/// What the agent rebuilds itself from.
+fn external_ids(sandbox: &Sandbox, one: &Made) -> BTreeMap<String, String> {
+    let list = |items: &mut dyn Iterator<Item = String>| items.collect::<Vec<_>>().join(",");
+    let pairs = [
+        (keys::POD_UID, sandbox.uid.clone()),
+        (keys::POD_NAMESPACE, sandbox.namespace.clone()),
+        (keys::POD_NAME, sandbox.name.clone()),
+        (keys::SANDBOX, sandbox.id.clone()),
+        (keys::INTERFACE, one.wish.interface.to_string()),
+        (keys::NAD, one.wish.nad.to_string()),
+        (keys::MAC, one.mac.to_string()),
+        (keys::ADDRESSES, list(&mut one.addresses.iter().map(ToString::to_string))),
+        (keys::POOLS, list(&mut one.claims.iter().map(|claim| claim.pool.clone()))),
+        (keys::NETNS, sandbox.netns.display().to_string()),
+    ];
+    pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+}

@@ -1,0 +1,115 @@
+//! DEL, and the undo of a failed ADD: ports, then links, then addresses.
+//!
+//! Owns the order: an address goes back only when no port carries it any more. Every part is tried whatever became of
+//! the one before, except that addresses stay claimed where a port may still stand; orphan collection ends what is
+//! left. A DEL never holds up a pod's deletion: it answers within its deadline, with success.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use trunkline_ipam::proto::ReleaseRequest;
+
+use super::{Attacher, Sandbox, words};
+use crate::bridge::{PodPortRow, PortError, host_veth_name};
+use crate::kube::events::reason;
+use crate::link::delete_host_link;
+use crate::server::SandboxRequest;
+
+/// How long an answer waits for the controller to confirm a release; after that the release goes on by itself.
+const RELEASE_PATIENCE: Duration = Duration::from_secs(2);
+
+impl Attacher {
+    /// One DEL. What cannot be done now is left to orphan collection: a pod's deletion is never held up.
+    pub(super) async fn run_del(&self, sandbox: Sandbox, request: &SandboxRequest) {
+        let _turn = self.inflight.overtake(&sandbox.uid).await;
+        let started = Instant::now();
+        let rows = self.deps.bridges.pod_ports();
+        let ports: Vec<String> =
+            rows.into_iter().filter(|row| row.sandbox == sandbox.id).map(|row| row.name).collect();
+        if ports.is_empty() && !asks_for_networks(request) {
+            return;
+        }
+        let complete = match self.remove_ports(&ports).await {
+            Ok(()) => {
+                self.release(&sandbox).await;
+                tracing::info!(ports = ports.len(), "pod is detached");
+                true
+            }
+            Err(error) => {
+                tracing::warn!(%error, "ports of a deleted sandbox are left to orphan collection");
+                self.pod_event(&sandbox, reason::DETACH_FAILED, error);
+                false
+            }
+        };
+        self.deps.metrics.observe_detach(complete, started.elapsed());
+    }
+
+    /// Takes back what an ADD made for these interfaces.
+    pub(super) async fn undo(&self, sandbox: &Sandbox, interfaces: &[String]) {
+        if interfaces.is_empty() {
+            return;
+        }
+        let ports: Vec<String> =
+            interfaces.iter().map(|interface| host_veth_name(&sandbox.id, interface)).collect();
+        match self.remove_ports(&ports).await {
+            Ok(()) => self.release(sandbox).await,
+            Err(error) => {
+                tracing::warn!(%error, "the undo of a failed attachment is left to orphan collection");
+            }
+        }
+    }
+
+    /// Removes OVS ports with their flows, then the links. All are tried; the failures come back in one sentence.
+    pub(crate) async fn remove_ports(&self, ports: &[String]) -> Result<(), String> {
+        if ports.is_empty() {
+            return Ok(());
+        }
+        let mut failures = Vec::new();
+        let removed: Result<(), PortError> = self.deps.bridges.remove_pod_ports(ports).await;
+        if let Err(error) = removed {
+            failures.push(words::chain(&error));
+        }
+        for port in ports {
+            if let Err(error) = delete_host_link(port).await {
+                failures.push(words::chain(&error));
+            }
+        }
+        if failures.is_empty() { Ok(()) } else { Err(failures.join("; ")) }
+    }
+
+    /// Gives the sandbox's addresses back; what the controller does not confirm soon is queued.
+    pub(crate) async fn release(&self, sandbox: &Sandbox) {
+        let request = ReleaseRequest {
+            pod: Some(super::add::pod_message(sandbox)),
+            sandbox: sandbox.id.clone(),
+            node: String::new(), // the client fills it in
+            interfaces: Vec::new(),
+        };
+        let until = Instant::now() + RELEASE_PATIENCE;
+        if let Err(error) = self.deps.ipam.release(request.clone(), until).await {
+            tracing::info!(error = %words::chain(&error), pod = %sandbox.pod(), "release of addresses is queued");
+            self.deps.ipam.release_later(request);
+        }
+    }
+}
+
+impl Sandbox {
+    /// The identity as OVSDB keeps it.
+    pub(crate) fn from_row(row: &PodPortRow) -> Self {
+        Self {
+            namespace: row.pod_namespace.clone(),
+            name: row.pod_name.clone(),
+            uid: row.pod_uid.clone(),
+            id: row.sandbox.clone(),
+            netns: row.netns.clone().into(),
+        }
+    }
+}
+
+fn asks_for_networks(request: &SandboxRequest) -> bool {
+    request
+        .annotations
+        .as_ref()
+        .and_then(|annotations| annotations.get(trunkline_api::NETWORKS_ANNOTATION))
+        .is_some_and(|text| !text.trim().is_empty())
+}

@@ -1,0 +1,127 @@
+//! What is ownerless. Pure but for one question to the kernel: is a namespace still there.
+//!
+//! Owns the two-looks rule; must never remove anything.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use trunkline_ipam::proto::Claim;
+
+use crate::attach::Sandbox;
+use crate::bridge::PodPortRow;
+use crate::netns::{NetnsError, NetnsFd};
+
+/// One ownerless thing.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Sighting {
+    /// A port whose sandbox's namespace is gone.
+    Port {
+        /// Whose it was.
+        sandbox: Sandbox,
+        /// Its name.
+        port: String,
+    },
+    /// A host link of ours that no port uses.
+    Link {
+        /// Its name.
+        name: String,
+    },
+    /// Addresses claimed for a sandbox that has no port.
+    Claim {
+        /// Whose they are.
+        sandbox: Sandbox,
+        /// On which interface.
+        interface: String,
+    },
+}
+
+impl Sighting {
+    /// UID of the pod that it belonged to; empty when it cannot be told.
+    pub(super) fn uid(&self) -> &str {
+        match self {
+            Self::Port { sandbox, .. } | Self::Claim { sandbox, .. } => &sandbox.uid,
+            Self::Link { .. } => "",
+        }
+    }
+
+    /// For the metric.
+    pub(super) fn kind(&self) -> &'static str {
+        match self {
+            Self::Port { .. } => "port",
+            Self::Link { .. } => "link",
+            Self::Claim { .. } => "address",
+        }
+    }
+}
+
+/// Confirms a sighting when it is made twice in a row.
+#[derive(Default)]
+pub(super) struct TwoLooks {
+    before: BTreeSet<Sighting>,
+}
+
+impl TwoLooks {
+    /// What was seen now and the time before.
+    pub(super) fn confirm(&mut self, now: BTreeSet<Sighting>) -> Vec<Sighting> {
+        let confirmed = now.intersection(&self.before).cloned().collect();
+        self.before = now;
+        confirmed
+    }
+}
+
+/// Is the namespace certainly gone: no such path, or nothing mounted on it any more. Trouble of another kind is not
+/// an answer.
+pub(super) fn is_gone(netns: &Path) -> bool {
+    match NetnsFd::open(netns) {
+        Ok(_) | Err(NetnsError::OwnNamespace { .. }) => false,
+        Err(NetnsError::NotANetns { .. }) => true,
+        Err(NetnsError::Open { source, .. }) => source.kind() == std::io::ErrorKind::NotFound,
+        Err(_) => false,
+    }
+}
+
+/// Claims of sandboxes that have no port at all on this node.
+pub(super) fn claims_without_port(claims: &[Claim], rows: &[PodPortRow]) -> Vec<Sighting> {
+    claims
+        .iter()
+        .filter(|claim| rows.iter().all(|row| row.sandbox != claim.sandbox || row.interface != claim.interface))
+        .filter_map(|claim| {
+            let pod = claim.pod.as_ref()?;
+            let sandbox = Sandbox {
+                namespace: pod.namespace.clone(),
+                name: pod.name.clone(),
+                uid: pod.uid.clone(),
+                id: claim.sandbox.clone(),
+                netns: std::path::PathBuf::new(),
+            };
+            Some(Sighting::Claim { sandbox, interface: claim.interface.clone() })
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn link(name: &str) -> Sighting {
+        Sighting::Link { name: name.to_owned() }
+    }
+
+    #[test]
+    fn only_what_is_seen_twice_in_a_row_is_confirmed() {
+        let mut looks = TwoLooks::default();
+        assert!(looks.confirm(BTreeSet::from([link("a"), link("b")])).is_empty());
+        assert_eq!(looks.confirm(BTreeSet::from([link("b"), link("c")])), [link("b")]);
+        assert!(looks.confirm(BTreeSet::from([link("a")])).is_empty());
+    }
+
+    #[test]
+    fn a_namespace_is_gone_when_its_path_is_missing_or_nothing_is_mounted_there() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let plain = dir.path().join("plain");
+        std::fs::write(&plain, "").expect("writable");
+        assert!(is_gone(&plain));
+        assert!(is_gone(&dir.path().join("missing")));
+        assert!(!is_gone(Path::new("/proc/self/ns/net")));
+    }
+}
