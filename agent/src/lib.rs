@@ -4,9 +4,11 @@
 //! an `IPPool`.
 
 pub mod announce;
+pub mod cli;
 pub mod config;
 pub mod desired;
 pub mod dump;
+pub mod dump_client;
 pub mod http;
 pub mod ipam_client;
 pub mod journal;
@@ -15,4 +17,6 @@ pub mod link;
 pub mod metrics;
 pub mod netns;
 pub mod protocol;
+pub mod run;
 pub mod server;
+pub mod uninstall;

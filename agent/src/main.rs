@@ -1,2 +1,7 @@
-//! placeholder
-fn main() {}
+//! The agent's process: the command line decides, the library does. Must never hold logic.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    trunkline_agent::cli::main()
+}

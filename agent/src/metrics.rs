@@ -112,6 +112,10 @@ impl fmt::Debug for Metrics {
     }
 }
 
+fn outcome(ok: bool) -> &'static str {
+    if ok { "ok" } else { "error" }
+}
+
 fn seconds() -> Seconds {
     Histogram::new(SECONDS)
 }
@@ -219,20 +223,22 @@ impl Metrics {
         r.register("malformed_objects", "Watched objects that could not be read", self.malformed.clone());
     }
 
-    /// Everything in the OpenMetrics text format.
+    /// Everything in the `OpenMetrics` text format.
     pub fn encode(&self) -> Result<String, fmt::Error> {
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         Ok(text)
     }
 
-    /// One step of an ADD ended; `step` is `total` for the whole, `result` is `ok` or `error`.
-    pub fn observe_attach(&self, step: &'static str, result: &'static str, took: Duration) {
+    /// One step of an ADD ended; `step` is `total` for the whole.
+    pub fn observe_attach(&self, step: &'static str, ok: bool, took: Duration) {
+        let result = outcome(ok);
         self.attach.get_or_create(&StepLabels { step, result }).observe(took.as_secs_f64());
     }
 
-    /// A DEL ended; `result` is `ok` or `error`.
-    pub fn observe_detach(&self, result: &'static str, took: Duration) {
+    /// A DEL ended.
+    pub fn observe_detach(&self, ok: bool, took: Duration) {
+        let result = outcome(ok);
         self.detach.get_or_create(&ResultLabel { result }).observe(took.as_secs_f64());
     }
 
@@ -286,9 +292,9 @@ impl Metrics {
         self.conflist.get_or_create(&StateLabel { state: state.to_owned() }).set(1);
     }
 
-    /// `count` things of a gone pod were removed; `kind` is `port`, `link` or `address`.
-    pub fn add_orphans(&self, kind: &'static str, count: u64) {
-        self.orphans.get_or_create(&KindLabel { kind }).inc_by(count);
+    /// Something of a gone pod was removed; `kind` is `port`, `link` or `address`.
+    pub fn add_orphan(&self, kind: &'static str) {
+        self.orphans.get_or_create(&KindLabel { kind }).inc();
     }
 
     /// A duplicate-address probe was answered.
@@ -335,7 +341,7 @@ mod tests {
     #[test]
     fn every_metric_is_printed_with_its_prefix_and_labels() {
         let metrics = Metrics::new();
-        metrics.observe_attach("total", "ok", Duration::from_millis(12));
+        metrics.observe_attach("total", true, Duration::from_millis(12));
         metrics.set_config(false);
         let sample = BridgeSample {
             ready: true,

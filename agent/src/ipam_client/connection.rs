@@ -20,7 +20,7 @@ use super::IpamError;
 /// Name in the controller's certificate (design decision 8).
 const TLS_NAME: &str = "trunkline-controller.trunkline-system.svc";
 /// The kubelet renews the token in place; a stale one is noticed within this.
-const TOKEN_AGE: Duration = Duration::from_secs(60);
+const TOKEN_AGE: Duration = Duration::from_mins(1);
 /// To connect and to shake hands.
 const CONNECT: Duration = Duration::from_secs(2);
 

@@ -57,7 +57,7 @@ impl IpamError {
     pub(super) fn from_status(address: &str, status: &Status) -> Self {
         let mut message = status.message().to_owned();
         if message.is_empty() {
-            message = status.code().description().to_owned();
+            status.code().description().clone_into(&mut message);
         }
         match status.code() {
             // Unknown is what a broken connection looks like.

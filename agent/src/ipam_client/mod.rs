@@ -21,7 +21,7 @@ use tokio::{
 };
 use tonic::{Response, Status, transport::Channel};
 use trunkline_ipam::proto::{
-    AllocateRequest, Claim, InterfaceAllocation, ListByNodeRequest, ReleaseRequest, ReportConflictRequest,
+    AllocateRequest, AllocateResponse, Claim, ListByNodeRequest, ReleaseRequest, ReportConflictRequest,
     ipam_client::IpamClient as Stub,
 };
 
@@ -80,10 +80,10 @@ impl IpamClient {
         &self,
         mut request: AllocateRequest,
         deadline: Instant,
-    ) -> Result<Vec<InterfaceAllocation>, IpamError> {
+    ) -> Result<AllocateResponse, IpamError> {
         request.node.clone_from(&self.inner.node);
         let send = |mut stub: Stub<Channel>, request| async move { stub.allocate(request).await };
-        Ok(self.call("allocate", request, deadline, send).await?.interfaces)
+        self.call("allocate", request, deadline, send).await
     }
 
     /// Gives back what a pod's sandbox holds; returns the names of the released objects. `node` is filled in.

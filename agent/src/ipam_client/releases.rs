@@ -15,7 +15,7 @@ use super::IpamClient;
 /// Calls at a time.
 const CALLS: usize = 16;
 /// A release is repeated for this long.
-const PATIENCE: Duration = Duration::from_secs(600);
+const PATIENCE: Duration = Duration::from_mins(10);
 /// After the stop was asked for, what is under way has this long.
 const LAST: Duration = Duration::from_secs(3);
 

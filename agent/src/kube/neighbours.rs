@@ -26,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub struct Conflict {
     /// The gate that is on.
     pub gate: &'static str,
-    /// Key of the ConfigMap that has it.
+    /// Key of the `ConfigMap` that has it.
     pub key: String,
 }
 
@@ -49,7 +49,7 @@ pub async fn check(client: Client) -> Result<(), Conflict> {
 
 fn conflict(map: &ConfigMap) -> Option<Conflict> {
     let data = map.data.iter().flatten();
-    data.filter(|(key, _)| key.ends_with(".conf")).find_map(|(key, text)| {
+    data.filter(|(key, _)| key.starts_with("antrea-")).find_map(|(key, text)| {
         let gate = GATES.into_iter().find(|gate| is_on(text, gate))?;
         Some(Conflict { gate, key: key.clone() })
     })

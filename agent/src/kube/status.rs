@@ -98,7 +98,7 @@ impl StatusWriter {
                     _ => message = status.message,
                 },
                 Ok(Err(error)) => message = error.to_string(),
-                Err(_) => message = "the API server did not answer".to_owned(),
+                Err(_) => "the API server did not answer".clone_into(&mut message),
             }
             tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
             pause = (pause * 2).min(LONGEST_PAUSE);

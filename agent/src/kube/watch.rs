@@ -34,7 +34,7 @@ use crate::metrics::Metrics;
 const LEASE: &str = "trunkline-controller";
 /// Where the leader says how it is reached.
 const ADDRESS_ANNOTATION: &str = "ipam.trunkline.io/address";
-/// ConfigMap with the CA, and its key.
+/// `ConfigMap` with the CA, and its key.
 const CA_CONFIG_MAP: &str = "trunkline-ca";
 const CA_KEY: &str = "ca.crt";
 /// How often a mounted CA file is read again.
@@ -47,7 +47,7 @@ pub struct WatchOptions {
     pub node: String,
     /// Namespace of the controller's Lease and CA.
     pub namespace: String,
-    /// A mounted CA file; then the ConfigMap is not watched.
+    /// A mounted CA file; then the `ConfigMap` is not watched.
     pub ca_file: Option<PathBuf>,
 }
 
@@ -92,8 +92,9 @@ impl WatchTasks {
         let api = Api::<Lease>::namespaced(client(), &options.namespace);
         let task = value(shared(), api, LEASE.to_owned(), leader_address, |i| &i.controller);
         tasks.spawn(task.instrument(info_span!("watch", resource = "lease")));
-        let task =
-            value(shared(), Api::<Node>::all(client()), options.node.clone(), |n| n.uid(), |i| &i.node_uid);
+        let task = value(shared(), Api::<Node>::all(client()), options.node.clone(), ResourceExt::uid, |i| {
+            &i.node_uid
+        });
         tasks.spawn(task.instrument(info_span!("watch", resource = "node")));
 
         let span = info_span!("watch", resource = "ca");

@@ -9,7 +9,7 @@ use std::{
 };
 
 /// An Event object older than this is not counted up any more; kube-apiserver keeps them for an hour.
-const LIFETIME: Duration = Duration::from_secs(600);
+const LIFETIME: Duration = Duration::from_mins(10);
 /// Repeats inside this are gathered into one write.
 const QUIET: Duration = Duration::from_secs(5);
 /// Distinct Events remembered; past it, the one seen longest ago is forgotten.

@@ -45,7 +45,7 @@ const NOTE_BYTES: usize = 1024;
 /// One attempt to write an Event.
 const ATTEMPT: Duration = Duration::from_secs(5);
 /// An Event that could not be written for this long is dropped.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 /// Longest pause between two attempts.
 const PAUSE: Duration = Duration::from_secs(5);
 /// What is written after a stop was asked for has this long in all.

@@ -43,6 +43,8 @@ reasons! {
         "On a Pod: it uses the host's network, for which no CNI call ever comes, so its networks annotation has no effect.";
     CONFIG_INVALID = "ConfigInvalid", true, "ReadConfig",
         "On a Node: the agent's configuration file is refused, with key and line; the last good one stays in force.";
+    ANTREA_CONFLICT = "AntreaConflict", true, "Start",
+        "On a Node: Antrea does the same work in this cluster; the agent does not start and names the gate to turn off.";
     CONFIG_NEEDS_RESTART = "ConfigNeedsRestart", true, "ReadConfig",
         "On a Node: a changed setting takes effect only when the agent is restarted.";
     NO_PRIMARY_CNI = "NoPrimaryCNI", true, "WriteConflist",
