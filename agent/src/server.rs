@@ -34,7 +34,7 @@ const MAX_REQUEST: u64 = 2 * 1024 * 1024;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Bounds of the deadline that a plugin may ask for.
-const MAX_DEADLINE: Duration = Duration::from_secs(180);
+const MAX_DEADLINE: Duration = Duration::from_mins(3);
 
 /// How long open requests may go on after a stop.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -53,6 +53,8 @@ pub mod code {
     pub const FAILED: u32 = 100;
     /// Ours: it took longer than the deadline.
     pub const DEADLINE: u32 = 101;
+    /// Ours: the agent is starting; the plugin asks again by itself until its deadline.
+    pub const NOT_READY: u32 = 102;
 }
 
 /// The pod sandbox that a request is about.

@@ -162,7 +162,7 @@ fn solicited_node(address: Ipv6Addr) -> Ipv6Addr {
     Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00 | (high & 0xff), low)
 }
 
-/// The ICMPv6 checksum over the pseudo-header (RFC 8200, 8.1).
+/// The `ICMPv6` checksum over the pseudo-header (RFC 8200, 8.1).
 fn checksum(source: Ipv6Addr, destination: Ipv6Addr, body: &[u8]) -> u16 {
     let address_words = source.segments().into_iter().chain(destination.segments()).map(u32::from);
     let body_words = body

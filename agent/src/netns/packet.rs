@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 
-/// Which frames a packet socket receives. Sockets for one EtherType never see the frames that their own host sends.
+/// Which frames a packet socket receives. Sockets for one protocol never see the frames that their own host sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u16)]
 pub enum EtherType {
@@ -16,6 +16,11 @@ pub enum EtherType {
     /// IPv6, 0x86dd.
     Ipv6 = 0x86dd,
 }
+
+/// `AF_PACKET` and the size of its addresses, in the widths that `bind` wants them.
+const PACKET_FAMILY: libc::sa_family_t = 17;
+const ADDRESS_LEN: libc::socklen_t = 20;
+const _: () = assert!(libc::AF_PACKET == 17 && size_of::<libc::sockaddr_ll>() == 20);
 
 /// Opens a non-blocking `AF_PACKET` socket in the calling thread's namespace, bound to `ifindex` and `ethertype`.
 ///
@@ -26,7 +31,7 @@ pub fn open_packet_socket(ifindex: u32, ethertype: EtherType) -> io::Result<Owne
     let fd = socket(AddressFamily::Packet, SockType::Raw, flags, None::<SockProtocol>)?;
     let index = i32::try_from(ifindex).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
     let address = libc::sockaddr_ll {
-        sll_family: libc::AF_PACKET as u16,
+        sll_family: PACKET_FAMILY,
         sll_protocol: (ethertype as u16).to_be(),
         sll_ifindex: index,
         sll_hatype: 0,
@@ -34,8 +39,7 @@ pub fn open_packet_socket(ifindex: u32, ethertype: EtherType) -> io::Result<Owne
         sll_halen: 0,
         sll_addr: [0; 8],
     };
-    let length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
-    // SAFETY: `address` is an initialised sockaddr_ll that outlives the call, and `length` is its size.
-    let bound = unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), length) };
+    // SAFETY: `address` is an initialised sockaddr_ll that outlives the call, and `ADDRESS_LEN` is its size.
+    let bound = unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), ADDRESS_LEN) };
     if bound == 0 { Ok(fd) } else { Err(io::Error::last_os_error()) }
 }
