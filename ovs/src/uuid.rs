@@ -51,12 +51,16 @@ impl FromStr for Uuid {
 
 impl fmt::Display for Uuid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = format!("{:032x}", self.0);
-        let (a, rest) = text.split_at(8);
-        let (b, rest) = rest.split_at(4);
-        let (c, rest) = rest.split_at(4);
-        let (d, e) = rest.split_at(4);
-        write!(f, "{a}-{b}-{c}-{d}-{e}")
+        let group = |from: u32, digits: u32| (self.0 >> from) & ((1_u128 << (4 * digits)) - 1);
+        write!(
+            f,
+            "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
+            group(96, 8),
+            group(80, 4),
+            group(64, 4),
+            group(48, 4),
+            group(0, 12)
+        )
     }
 }
 

@@ -140,6 +140,10 @@ impl AllowFlow {
     }
 
     /// The change that puts it in.
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "adds a flow to a table, as the protocol's command is called"
+    )]
     pub fn add(self, cookie: u64) -> FlowMod {
         FlowMod {
             command: FlowCommand::Add,

@@ -119,7 +119,7 @@ impl Match {
         let (field, masked) = (field >> 1, field & 1 == 1);
         match (class, field, masked, payload) {
             (BASIC, IN_PORT, false, [a, b, c, d]) => {
-                self.in_port = Some(u32::from_be_bytes([*a, *b, *c, *d]))
+                self.in_port = Some(u32::from_be_bytes([*a, *b, *c, *d]));
             }
             (BASIC, ETH_TYPE, false, [a, b]) => self.eth_type = Some(u16::from_be_bytes([*a, *b])),
             (BASIC, VLAN_VID, false, [a, b]) => self.vlan = exact_vlan(u16::from_be_bytes([*a, *b])),

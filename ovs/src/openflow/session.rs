@@ -4,7 +4,7 @@
 //! buffer. Must never keep anything over a reconnection.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::Path;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use tokio::sync::oneshot;
@@ -407,8 +407,8 @@ impl Session {
     }
 
     /// The connection is gone: nobody's outcome is known.
-    pub(super) fn abandon(self, socket: &PathBuf) {
-        let lost = || FlowError::OutcomeUnknown { socket: socket.clone() };
+    pub(super) fn abandon(self, socket: &Path) {
+        let lost = || FlowError::OutcomeUnknown { socket: socket.to_path_buf() };
         for pending in self.pending.into_values() {
             match pending {
                 Pending::Batch(callers) => {

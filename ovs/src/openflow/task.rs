@@ -168,7 +168,7 @@ impl Task {
             return Err(End::Closed);
         }
         link.keepalive.heard(Instant::now());
-        while let Some((header, body)) = link.messages.next().map_err(End::Wire)? {
+        while let Some((header, body)) = link.messages.next_message().map_err(End::Wire)? {
             if let Event::Ready { datapath_id } =
                 link.session.receive(header, &body, &mut link.out).map_err(End::Session)?
             {

@@ -75,7 +75,7 @@ pub struct Header {
     pub xid: u32,
 }
 
-/// Splits a byte stream into messages. Feed it through [`MessageBuffer::buffer`], then call [`MessageBuffer::next`]
+/// Splits a byte stream into messages. Feed it through [`MessageBuffer::buffer`], then call [`MessageBuffer::next_message`]
 /// until it gives nothing.
 #[derive(Debug, Default)]
 pub struct MessageBuffer {
@@ -95,7 +95,7 @@ impl MessageBuffer {
     }
 
     /// The next whole message: its header, and the body behind it.
-    pub fn next(&mut self) -> Result<Option<(Header, Bytes)>, WireError> {
+    pub fn next_message(&mut self) -> Result<Option<(Header, Bytes)>, WireError> {
         let Some(first) = self.buffer.first_chunk::<HEADER_LEN>() else { return Ok(None) };
         let [version, kind, l1, l2, x1, x2, x3, x4] = *first;
         let header = Header {

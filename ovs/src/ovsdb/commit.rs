@@ -92,12 +92,12 @@ impl GroupCommit {
         if calls.is_empty() {
             return None;
         }
-        let merged = Merged::of(&calls);
+        let mut merged = Merged::of(&calls);
         let id = self.next_id;
         self.next_id += 1;
         let mut params = Vec::with_capacity(merged.operations.len() + 1);
         params.push(json!(DATABASE));
-        params.extend(merged.operations.iter().map(|part| part.json.clone()));
+        params.extend(merged.operations.iter_mut().map(|part| part.json.take()));
         self.in_flight = Some(Group { id, calls, merged });
         Some((id, Json::Array(params)))
     }

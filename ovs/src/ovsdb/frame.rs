@@ -40,7 +40,7 @@ pub enum FrameError {
     },
 }
 
-/// The splitter. Feed it through [`Framer::buffer`], then call [`Framer::next`] until it gives nothing.
+/// The splitter. Feed it through [`Framer::buffer`], then call [`Framer::next_frame`] until it gives nothing.
 #[derive(Debug)]
 pub struct Framer {
     buffer: BytesMut,
@@ -84,7 +84,7 @@ impl Framer {
     }
 
     /// The next whole message, or nothing until more bytes are there.
-    pub fn next(&mut self) -> Result<Option<Bytes>, FrameError> {
+    pub fn next_frame(&mut self) -> Result<Option<Bytes>, FrameError> {
         if self.scanned == 0 {
             let blank = self.buffer.iter().take_while(|byte| byte.is_ascii_whitespace()).count();
             self.buffer.advance(blank);

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 
-use serde_json::{Map, Value as Json, json};
+use serde_json::{Map, Value as Json};
 
 use super::operation::Table;
 use super::rows::RawRow;
@@ -83,14 +83,14 @@ pub(super) fn parse(frame: &[u8]) -> Result<Message, MessageError> {
     }
 }
 
-/// A request's bytes.
-pub(super) fn request(method: &str, params: Json, id: Json) -> Vec<u8> {
-    json!({ "method": method, "params": params, "id": id }).to_string().into_bytes()
+/// A request's bytes; `method` is one of RFC 7047's names, which need no quoting.
+pub(super) fn request(method: &str, params: &Json, id: &Json) -> Vec<u8> {
+    format!(r#"{{"method":"{method}","params":{params},"id":{id}}}"#).into_bytes()
 }
 
 /// The answer to a server's request.
-pub(super) fn response(result: Json, error: Json, id: Json) -> Vec<u8> {
-    json!({ "result": result, "error": error, "id": id }).to_string().into_bytes()
+pub(super) fn response(result: &Json, error: &Json, id: &Json) -> Vec<u8> {
+    format!(r#"{{"result":{result},"error":{error},"id":{id}}}"#).into_bytes()
 }
 
 /// Reads `<table-updates>` of `monitor` and `update` (RFC 7047 section 4.1.6).
@@ -121,9 +121,10 @@ fn changes(json: &Json, read: impl Fn(&Map<String, Json>) -> Option<RowChange>) 
         let Some(table) = Table::from_name(table) else { continue };
         for (uuid, update) in rows.as_object().into_iter().flatten() {
             let change = update.as_object().and_then(&read);
-            match (uuid.parse(), change) {
-                (Ok(uuid), Some(change)) => all.push((table, uuid, change)),
-                _ => tracing::warn!(%table, row = %uuid, "row update not understood, skipped"),
+            if let (Ok(uuid), Some(change)) = (uuid.parse(), change) {
+                all.push((table, uuid, change));
+            } else {
+                tracing::warn!(%table, row = %uuid, "row update not understood, skipped");
             }
         }
     }

@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 
 use super::operation::{Condition, Mutation, Mutator, Operation, Row, Table};
 use super::rows::FailMode;
@@ -312,7 +313,7 @@ fn row_name(kind: &str, name: &str) -> String {
         if byte.is_ascii_alphanumeric() {
             id.push(char::from(byte));
         } else {
-            id.push_str(&format!("_{byte:02x}"));
+            write!(id, "_{byte:02x}").expect("writing to a String cannot fail");
         }
     }
     id

@@ -71,7 +71,7 @@ pub(super) struct Session {
 impl Session {
     /// Begins: asks for the schema.
     pub(super) fn start(out: &mut BytesMut) -> Self {
-        out.extend_from_slice(&message::request("get_schema", json!([DATABASE]), json!(ID_SCHEMA)));
+        out.extend_from_slice(&message::request("get_schema", &json!([DATABASE]), &json!(ID_SCHEMA)));
         Self { stage: Stage::Schema, schema: Schema::default(), builder: Builder::default() }
     }
 
@@ -87,7 +87,7 @@ impl Session {
 
     /// Asks whether the server is alive.
     pub(super) fn probe(out: &mut BytesMut) {
-        out.extend_from_slice(&message::request("echo", json!([]), json!(ID_ECHO)));
+        out.extend_from_slice(&message::request("echo", &json!([]), &json!(ID_ECHO)));
     }
 
     /// Takes a message of the server's.
@@ -95,9 +95,9 @@ impl Session {
         match message {
             Message::Request { method, params, id } => {
                 let answer = if method == "echo" {
-                    message::response(params, Json::Null, id)
+                    message::response(&params, &Json::Null, &id)
                 } else {
-                    message::response(Json::Null, json!("unknown method"), id)
+                    message::response(&Json::Null, &json!("unknown method"), &id)
                 };
                 out.extend_from_slice(&answer);
                 Ok(Event::Quiet)
@@ -153,7 +153,7 @@ impl Session {
 
     fn monitor(&self, method: &str, id: &str, out: &mut BytesMut) {
         let params = json!([DATABASE, id, self.schema.monitor_requests()]);
-        out.extend_from_slice(&message::request(method, params, json!(id)));
+        out.extend_from_slice(&message::request(method, &params, &json!(id)));
     }
 
     fn complete(&mut self, initial: message::TableChanges) -> Event {

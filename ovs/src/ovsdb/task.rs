@@ -185,7 +185,7 @@ impl Task {
         }
         if let Some((id, params)) = self.commit.next() {
             Counters::add(&self.counters.transactions, 1);
-            link.out.extend_from_slice(&message::request("transact", params, json!(id)));
+            link.out.extend_from_slice(&message::request("transact", &params, &json!(id)));
         }
     }
 
@@ -212,7 +212,7 @@ impl Task {
         let was_ready = link.session.is_ready();
         let mut changed = false;
         let mut answers = Vec::new();
-        while let Some(frame) = link.framer.next().map_err(End::Frame)? {
+        while let Some(frame) = link.framer.next_frame().map_err(End::Frame)? {
             let message = message::parse(&frame).map_err(End::Message)?;
             match link.session.receive(message, &mut link.out).map_err(End::Session)? {
                 Event::Quiet => {}
