@@ -136,17 +136,12 @@ pub struct InvalidVlanRange(String);
 
 fn parse_range(item: &str) -> Result<(u16, u16), InvalidVlanRange> {
     let invalid = || InvalidVlanRange(item.to_owned());
-    let (first, last) = match item.split_once('-') {
-        Some((first, last)) => {
-            let (first, last) = (parse_decimal(first), parse_decimal(last));
-            // Untagged is no neighbour of VLAN 1: it is named alone.
-            (first.filter(|&id| id > 0).ok_or_else(invalid)?, last.ok_or_else(invalid)?)
-        }
-        None => {
-            let id = parse_decimal(item).ok_or_else(invalid)?;
-            (id, id)
-        }
-    };
+    let (first, last) = item.split_once('-').unwrap_or((item, item));
+    let (first, last) = (parse_decimal(first).ok_or_else(invalid)?, parse_decimal(last).ok_or_else(invalid)?);
+    // Untagged is no neighbour of VLAN 1: it is named alone.
+    if first == 0 && last != 0 {
+        return Err(invalid());
+    }
     if first <= last && last <= MAX { Ok((first, last)) } else { Err(invalid()) }
 }
 

@@ -118,7 +118,7 @@ impl Default for AgentConfig {
             datapath: DatapathType::default(),
             cni_bin_dir: "/opt/cni/bin".into(),
             cni_conf_dir: "/etc/cni/net.d".into(),
-            cni_timeout: Duration::from_secs(60),
+            cni_timeout: Duration::from_mins(1),
             without_annotations: WithoutAnnotations::default(),
             interface_prefix: "eth".to_owned(),
             default_mtu: DefaultMtu::Fixed(Mtu::DEFAULT),
@@ -138,11 +138,11 @@ impl AgentConfig {
     /// Reads the file's text. Empty text is every default: both gates off.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
         let document = Document::parse(Self::FILE, text)?;
-        let read = document.root().and_then(|root| root.map_or_else(|| Ok(Self::default()), Self::read));
+        let read = document.root().map_or_else(|| Ok(Self::default()), |root| Self::read(&root));
         read.map_err(|problem| document.error(problem))
     }
 
-    fn read(root: Node<'_>) -> Result<Self, Problem> {
+    fn read(root: &Node<'_>) -> Result<Self, Problem> {
         let mut fields = root.fields()?;
         let mut config = Self::default();
         let slot = &mut config;

@@ -42,9 +42,9 @@ impl Default for ControllerConfig {
             ipam_port: 10350,
             metrics_bind_address: Ipv4Addr::UNSPECIFIED.into(),
             metrics_port: 10352,
-            gc_grace_period: Duration::from_secs(120),
+            gc_grace_period: Duration::from_mins(2),
             gc_interval: Duration::from_secs(30),
-            address_rest: Duration::from_secs(600),
+            address_rest: Duration::from_mins(10),
             lease_duration: Duration::from_secs(15),
         }
     }
@@ -57,11 +57,11 @@ impl ControllerConfig {
     /// Reads the file's text. Empty text is every default: the gate off.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
         let document = Document::parse(Self::FILE, text)?;
-        let read = document.root().and_then(|root| root.map_or_else(|| Ok(Self::default()), Self::read));
+        let read = document.root().map_or_else(|| Ok(Self::default()), |root| Self::read(&root));
         read.map_err(|problem| document.error(problem))
     }
 
-    fn read(root: Node<'_>) -> Result<Self, Problem> {
+    fn read(root: &Node<'_>) -> Result<Self, Problem> {
         let mut fields = root.fields()?;
         let mut config = Self::default();
         fields.take("featureGates", |node| {

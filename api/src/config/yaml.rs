@@ -54,16 +54,16 @@ impl<'a> Document<'a> {
         let value = serde_norway::from_str(text).map_err(|error| {
             let line = error.location().map(|location| location.line());
             let said = error.to_string();
-            let problem = said.split(" at line ").next().unwrap_or(&said).to_owned();
+            let problem = format!("not valid YAML: {}", said.split(" at line ").next().unwrap_or(&said));
             ConfigError { file: file.to_owned(), line, key: String::new(), problem }
         })?;
         Ok(Self { file, text, value })
     }
 
     /// The root mapping; none for an empty file.
-    pub(super) fn root(&self) -> Result<Option<Node<'_>>, Problem> {
+    pub(super) fn root(&self) -> Option<Node<'_>> {
         let root = Node { value: &self.value, path: Vec::new() };
-        Ok(if self.value.is_null() { None } else { Some(root) })
+        Some(root).filter(|root| !root.value.is_null())
     }
 
     /// Gives a refusal its file and line.

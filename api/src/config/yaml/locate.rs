@@ -40,9 +40,9 @@ impl<'de> Visitor<'de> for Follow<'_> {
         let Some((Step::Key(_), rest)) = self.0.split_first() else { return Err(A::Error::custom("here")) };
         while let Some(found) = map.next_key_seed(FollowKey(self.0))? {
             if found {
-                map.next_value_seed(Follow(rest))?
+                map.next_value_seed(Follow(rest))?;
             } else {
-                map.next_value::<IgnoredAny>().map(drop)?
+                map.next_value::<IgnoredAny>()?;
             }
         }
         Ok(())
