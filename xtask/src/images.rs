@@ -83,7 +83,10 @@ pub(crate) fn run(args: &ImagesArgs) -> Result<()> {
         }
     }
     if built.is_empty() {
-        bail!("--only names no image; there are {}", IMAGES.iter().map(|i| i.name).collect::<Vec<_>>().join(", "));
+        bail!(
+            "--only names no image; there are {}",
+            IMAGES.iter().map(|i| i.name).collect::<Vec<_>>().join(", ")
+        );
     }
     let list = args.out.join("images.json");
     if args.only.is_empty() {
@@ -99,7 +102,8 @@ impl ImagesArgs {
             return Ok(dir.clone());
         }
         let own = std::env::current_exe().context("cannot find this program's own path")?;
-        let profiles = own.parent().and_then(Path::parent).context("this program is not in a cargo target folder")?;
+        let profiles =
+            own.parent().and_then(Path::parent).context("this program is not in a cargo target folder")?;
         Ok(profiles.join(&self.profile))
     }
 }
@@ -167,7 +171,9 @@ fn probe(sources: &Sources, layer: &mut Layer) -> Result<()> {
 
 fn openvswitch(sources: &Sources, layer: &mut Layer) -> Result<()> {
     base(layer);
-    for (link, target) in [("bin", "usr/bin"), ("sbin", "usr/sbin"), ("lib", "usr/lib"), ("lib64", "usr/lib64")] {
+    for (link, target) in
+        [("bin", "usr/bin"), ("sbin", "usr/sbin"), ("lib", "usr/lib"), ("lib64", "usr/lib64")]
+    {
         layer.symlink(link, target);
     }
     let root = debs::openvswitch_root(&sources.cache)?;
@@ -179,10 +185,10 @@ fn openvswitch(sources: &Sources, layer: &mut Layer) -> Result<()> {
 }
 
 /// Where slow things are kept between builds: `TRUNKLINE_CACHE`, else the user's cache folder.
-fn cache_root() -> Result<PathBuf> {
+pub(crate) fn cache_root() -> Result<PathBuf> {
     let from = |key: &str| std::env::var_os(key).filter(|value| !value.is_empty()).map(PathBuf::from);
     from("TRUNKLINE_CACHE")
         .or_else(|| from("XDG_CACHE_HOME").map(|dir| dir.join("trunkline")))
         .or_else(|| from("HOME").map(|dir| dir.join(".cache/trunkline")))
-        .context("none of TRUNKLINE_CACHE, XDG_CACHE_HOME and HOME is set: no place for Debian's packages")
+        .context("none of TRUNKLINE_CACHE, XDG_CACHE_HOME and HOME is set: no place for the cache")
 }

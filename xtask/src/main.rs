@@ -2,6 +2,7 @@
 
 mod crds;
 mod images;
+mod lint;
 
 use std::path::PathBuf;
 
@@ -19,6 +20,8 @@ struct Cli {
 enum Verb {
     /// Writes the CRDs under manifests/ from the types in api/.
     Crds(crds::CrdsArgs),
+    /// Checks everything that can be checked without running Trunkline.
+    Lint(lint::LintArgs),
     /// Composes the container images as OCI archives.
     Images(images::ImagesArgs),
 }
@@ -26,6 +29,7 @@ enum Verb {
 fn main() -> anyhow::Result<()> {
     match Cli::parse().verb {
         Verb::Crds(args) => crds::run(&root()?, &args),
+        Verb::Lint(args) => lint::run(&root()?, &args),
         Verb::Images(args) => images::run(&args),
     }
 }
