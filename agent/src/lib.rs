@@ -4,8 +4,10 @@
 //! an `IPPool`.
 
 pub mod announce;
+pub mod bridge;
 pub mod cli;
 pub mod config;
+pub mod conflist;
 pub mod desired;
 pub mod dump;
 pub mod dump_client;
@@ -16,6 +18,7 @@ pub mod kube;
 pub mod link;
 pub mod metrics;
 pub mod netns;
+pub mod ovs_init;
 pub mod protocol;
 pub mod run;
 pub mod server;
