@@ -84,6 +84,13 @@ pub enum JournalError {
     },
 }
 
+impl JournalError {
+    /// The write was cut short by shutdown.
+    pub fn interrupted(journal: &Journal, error: tokio::task::JoinError) -> Self {
+        Self::Write { path: journal.path.clone(), source: io::Error::other(error) }
+    }
+}
+
 impl Journal {
     /// Reads the journal; a missing file is an empty one.
     pub fn open(path: &Path) -> Result<Self, JournalError> {

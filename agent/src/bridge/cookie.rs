@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use sha2::{Digest, Sha256};
 
 /// The upper 16 bits of every cookie of ours ("tr").
-const OURS: u64 = 0x7472_0000_0000_0000;
+pub(super) const OURS: u64 = 0x7472_0000_0000_0000;
 /// The upper 32 bits of an uplink's cookie.
 const UPLINK: u64 = 0x7472_ffff_0000_0000;
 /// The bits of a cookie that a pod port's hash fills.

@@ -31,19 +31,21 @@ pub struct PortFlow {
 /// The flows of a bridge by OpenFlow port number.
 pub type FlowTable = BTreeMap<u32, PortFlow>;
 
-/// The priority of our flows; there is nothing to be more important than.
-pub const PRIORITY: u16 = 100;
+/// What the upper 16 bits of every cookie of ours are, the lower ones 0.
+pub const OUR_COOKIE: u64 = cookie::OURS;
 
 /// One flow as the switch lists it, as far as the comparison needs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Listed {
-    /// Has the form of one of ours, in table 0 with our priority.
+    /// Has the form of one of ours.
     Port {
         /// OpenFlow port number.
         ofport: u32,
         /// Its flow.
         flow: PortFlow,
     },
+    /// What a standalone bridge makes for itself: everything → NORMAL, priority 0, cookie 0.
+    Standalone,
     /// Anything else.
     Other {
         /// Its cookie.
@@ -94,13 +96,22 @@ pub fn diff(wanted: &FlowTable, present: &FlowTable) -> FlowDiff {
 pub struct Listing {
     /// Flows of our form with a cookie of ours.
     pub ours: FlowTable,
-    /// Everything else: foreign flows, and leftovers that only look like ours.
+    /// Flows of somebody else.
     pub others: usize,
+    /// The flow of a standalone bridge is there.
+    pub standalone: bool,
     /// Two flows on one port, or one with our cookie in another form: only starting afresh puts that right.
     pub tangled: bool,
 }
 
-/// Sorts a listing. The default flow of a standalone bridge does not appear in one with `fail_mode=secure`.
+impl Listing {
+    /// Whether everything on the switch that we may remove is a flow of ours in its right form.
+    pub fn is_clean(&self, exclusive: bool) -> bool {
+        !self.tangled && (!exclusive || (self.others == 0 && !self.standalone))
+    }
+}
+
+/// Sorts a listing.
 pub fn sort(listed: impl IntoIterator<Item = Listed>) -> Listing {
     let mut listing = Listing::default();
     for entry in listed {
@@ -108,6 +119,7 @@ pub fn sort(listed: impl IntoIterator<Item = Listed>) -> Listing {
             Listed::Port { ofport, flow } if cookie::is_ours(flow.cookie) => {
                 listing.tangled |= listing.ours.insert(ofport, flow).is_some();
             }
+            Listed::Standalone => listing.standalone = true,
             Listed::Other { cookie } if cookie::is_ours(cookie) => listing.tangled = true,
             Listed::Port { .. } | Listed::Other { .. } => listing.others += 1,
         }

@@ -7,15 +7,21 @@
 pub mod cookie;
 mod exec;
 pub mod flows;
+mod handle;
+mod kernel;
 mod manager;
+mod nics;
 mod observe;
 pub mod plan;
 mod ports;
+mod shared;
 mod state;
+mod switch;
 mod task;
 mod uninstall;
 
 pub use cookie::{host_veth_name, pod_cookie};
+pub use handle::FlowCount;
 pub use manager::{Bridges, BridgesOptions};
 pub use ports::{PodPort, PodPortRow, PortError, PortReady, keys};
 pub use state::{BridgeCondition, BridgeState, BridgeStates, DatapathKind, Origin, UplinkState};

@@ -9,9 +9,11 @@ mod rules;
 #[cfg(test)]
 mod tests;
 
-use trunkline_api::VlanSet;
+use trunkline_api::{Mtu, VlanSet};
 
-pub use facts::{Actual, BridgeRow, FlowCensus, NicFacts, PortKind, PortRow, UplinkSettings, Wanted, WantedUplink};
+pub use facts::{
+    Actual, BridgeRow, FlowCensus, NicFacts, PortKind, PortRow, UplinkSettings, Wanted, WantedUplink,
+};
 pub use rules::plan;
 
 use super::state::{BridgeCondition, DatapathKind, Origin};
@@ -39,6 +41,8 @@ pub enum Step {
     CloseBridge,
     /// Set multicast snooping.
     SetSnooping(bool),
+    /// Set the MTU of the bridge's own interface.
+    SetMtu(Mtu),
     /// Switch receive coalescing of a NIC off; the previous values go to the journal first.
     OffloadsOff {
         /// NIC.

@@ -115,7 +115,9 @@ impl BridgeState {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, thiserror::Error)]
 pub enum BridgeCondition {
     /// The node lacks a NIC.
-    #[error("bridge {bridge}: this node has no network interface {nic}; the bridge is set up when it appears")]
+    #[error(
+        "bridge {bridge}: this node has no network interface {nic}; the bridge is set up when it appears"
+    )]
     UplinkMissing {
         /// Bridge.
         bridge: BridgeName,
@@ -143,7 +145,9 @@ pub enum BridgeCondition {
         reason: String,
     },
     /// A bridge of this name is somebody else's.
-    #[error("bridge {bridge} exists and is not adopted: {reason}; set adopt: true for it if it is meant for Trunkline")]
+    #[error(
+        "bridge {bridge} exists and is not adopted: {reason}; set adopt: true for it if it is meant for Trunkline"
+    )]
     NotAdopted {
         /// Bridge.
         bridge: BridgeName,
@@ -182,12 +186,14 @@ pub enum BridgeCondition {
         wanted: &'static str,
     },
     /// It left the configuration while pods use it.
-    #[error("bridge {bridge} is no longer configured; it takes no new pods and goes when its {pods} pod ports are gone")]
+    #[error(
+        "bridge {bridge} is no longer configured; it takes no new pods and goes when its other ports ({ports}) are gone"
+    )]
     Draining {
         /// Bridge.
         bridge: BridgeName,
-        /// Pod ports left.
-        pods: usize,
+        /// Ports left that are no uplinks of ours.
+        ports: usize,
     },
     /// Something has to happen first.
     #[error("bridge {bridge}: {reason}")]
@@ -230,7 +236,8 @@ impl BridgeCondition {
             Self::NotAdopted { reason, .. } => Some(BridgeObstacle::NotAdopted { reason: reason.clone() }),
             Self::DatapathNetdev { .. } | Self::DatapathKept { .. } => None,
             Self::DatapathUnavailable { .. } => Some(BridgeObstacle::Pending {
-                reason: "it asks for datapathType system, and the node has no kernel module openvswitch".to_owned(),
+                reason: "it asks for datapathType system, and the node has no kernel module openvswitch"
+                    .to_owned(),
             }),
             Self::Draining { .. } => {
                 Some(BridgeObstacle::Pending { reason: "it is no longer in the configuration".to_owned() })

@@ -36,12 +36,15 @@ fn a_port_number_that_goes_from_an_uplink_to_a_pod_loses_the_uplinks_flow() {
 fn foreign_flows_are_counted_and_leftovers_of_ours_ask_for_a_fresh_start() {
     let foreign = PortFlow { admit: Admit::Everything, cookie: 0 };
     let listed = [
+        Listed::Standalone,
         Listed::Port { ofport: 1, flow: uplink_flow(1) },
         Listed::Port { ofport: 2, flow: foreign },
         Listed::Other { cookie: 7 },
     ];
     let listing = sort(listed);
-    assert_eq!((listing.ours, listing.others, listing.tangled), (table(&[(1, uplink_flow(1))]), 2, false));
+    assert_eq!((listing.others, listing.tangled, listing.standalone), (2, false, true));
+    assert!(listing.is_clean(false) && !listing.is_clean(true));
+    assert_eq!(listing.ours, table(&[(1, uplink_flow(1))]));
     assert!(sort([Listed::Other { cookie: uplink_flow(1).cookie }]).tangled);
     let two = [uplink_flow(1), pod_flow("a", "eth1")].map(|flow| Listed::Port { ofport: 1, flow });
     assert!(sort(two).tangled);

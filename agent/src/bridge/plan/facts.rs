@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
-use trunkline_api::{BridgeName, DatapathType, VlanSet};
+use trunkline_api::{BridgeName, DatapathType, Mtu, VlanSet};
 
 use crate::bridge::state::{DatapathKind, Origin};
 
@@ -24,6 +24,8 @@ pub struct Wanted {
     pub parallel_uplinks: bool,
     /// Datapath.
     pub datapath: DatapathType,
+    /// MTU of the bridge's own interface; `None` leaves it alone.
+    pub mtu: Option<Mtu>,
 }
 
 /// One uplink of the configuration.
@@ -87,6 +89,8 @@ pub struct BridgeRow {
     pub datapath: DatapathKind,
     /// `mcast_snooping_enable`.
     pub snooping: bool,
+    /// `mtu_request` of its own interface.
+    pub mtu: Option<Mtu>,
     /// Ports by name, the local one left out.
     pub ports: BTreeMap<String, PortRow>,
 }

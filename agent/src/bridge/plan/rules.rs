@@ -4,7 +4,9 @@
 
 use trunkline_api::{BridgeName, DatapathType};
 
-use super::facts::{Actual, BridgeRow, FlowCensus, NicFacts, PortKind, PortRow, UplinkSettings, Wanted, WantedUplink};
+use super::facts::{
+    Actual, BridgeRow, FlowCensus, NicFacts, PortKind, PortRow, UplinkSettings, Wanted, WantedUplink,
+};
 use super::{Plan, Step, first_common};
 use crate::bridge::state::{BridgeCondition, DatapathKind, Origin};
 
@@ -19,14 +21,17 @@ pub fn plan(name: &BridgeName, wanted: Option<&Wanted>, actual: &Actual) -> Plan
 }
 
 fn give_up(name: &BridgeName, row: &BridgeRow, actual: &Actual) -> Plan {
-    let pods = row.ports.values().filter(|port| port.kind == PortKind::Pod).count();
-    if pods > 0 {
-        let conditions = vec![BridgeCondition::Draining { bridge: name.clone(), pods }];
+    // Deleting the bridge would take others' ports with it, too.
+    let created = row.origin == Some(Origin::Created);
+    let stays = |port: &&PortRow| port.kind == PortKind::Pod || (created && port.kind == PortKind::Foreign);
+    let ports = row.ports.values().filter(stays).count();
+    if ports > 0 {
+        let conditions = vec![BridgeCondition::Draining { bridge: name.clone(), ports }];
         return Plan { conditions, origin: row.origin, ..Plan::default() };
     }
     let mut steps = Vec::new();
     let uplinks = || row.ports.iter().filter(|(_, port)| matches!(port.kind, PortKind::Uplink(_)));
-    if row.origin == Some(Origin::Adopted) {
+    if !created {
         steps.extend(uplinks().map(|(nic, port)| removal(nic, port)));
         steps.push(Step::ReleaseBridge { fail_mode: row.previous_fail_mode.clone() });
     } else {
@@ -53,6 +58,7 @@ fn create(wanted: &Wanted, actual: &Actual) -> Plan {
         steps.extend(offloads(&uplink.nic, datapath, actual));
     }
     steps.push(Step::CreateBridge { datapath, wish: wish(wanted.datapath), snooping: wanted.snooping });
+    steps.extend(wanted.mtu.map(Step::SetMtu));
     for uplink in &wanted.uplinks {
         steps.push(Step::AddUplink { nic: uplink.nic.clone(), settings: settings(wanted, uplink) });
     }
@@ -82,6 +88,7 @@ fn keep(wanted: &Wanted, row: &BridgeRow, actual: &Actual) -> Plan {
     if row.snooping != wanted.snooping {
         steps.push(Step::SetSnooping(wanted.snooping));
     }
+    steps.extend(wanted.mtu.filter(|mtu| row.mtu != Some(*mtu)).map(Step::SetMtu));
     drop_unwanted(wanted, row, actual, &mut steps);
     for uplink in &wanted.uplinks {
         place_uplink(wanted, uplink, row, actual, &mut steps);
@@ -117,7 +124,11 @@ fn adoption(wanted: &Wanted, row: &BridgeRow, actual: &Actual) -> Result<Step, B
         let ports = row.ports.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
         found.push(format!("its fail_mode is {mode} and it has ports ({ports}) that would go dark"));
     }
-    if found.is_empty() { Ok(step) } else { Err(BridgeCondition::NotAdopted { bridge, reason: found.join(", and ") }) }
+    if found.is_empty() {
+        Ok(step)
+    } else {
+        Err(BridgeCondition::NotAdopted { bridge, reason: found.join(", and ") })
+    }
 }
 
 fn drop_unwanted(wanted: &Wanted, row: &BridgeRow, actual: &Actual, steps: &mut Vec<Step>) {
@@ -142,7 +153,13 @@ fn restoration(nic: &str, actual: &Actual) -> Option<Step> {
     journalled.then(|| Step::OffloadsRestore { nic: nic.to_owned() })
 }
 
-fn place_uplink(wanted: &Wanted, uplink: &WantedUplink, row: &BridgeRow, actual: &Actual, steps: &mut Vec<Step>) {
+fn place_uplink(
+    wanted: &Wanted,
+    uplink: &WantedUplink,
+    row: &BridgeRow,
+    actual: &Actual,
+    steps: &mut Vec<Step>,
+) {
     let nic = uplink.nic.clone();
     let target = settings(wanted, uplink);
     match row.ports.get(&nic) {
@@ -190,7 +207,11 @@ fn uplink_conditions(wanted: &Wanted, row: Option<&BridgeRow>, actual: &Actual) 
         if !actual.nics.contains_key(&nic) {
             conditions.push(BridgeCondition::UplinkMissing { bridge: bridge.clone(), nic });
         } else if let Some(port) = port.filter(|port| joined && !port.error.is_empty()) {
-            conditions.push(BridgeCondition::UplinkFailed { bridge: bridge.clone(), nic, reason: port.error.clone() });
+            conditions.push(BridgeCondition::UplinkFailed {
+                bridge: bridge.clone(),
+                nic,
+                reason: port.error.clone(),
+            });
         } else if !joined && let Some(condition) = refusal(wanted, uplink, actual) {
             conditions.push(condition);
         }
@@ -205,7 +226,12 @@ fn refusal(wanted: &Wanted, uplink: &WantedUplink, actual: &Actual) -> Option<Br
         return Some(BridgeCondition::UplinkMissing { bridge, nic });
     };
     let reason = loop_reason(wanted, uplink)
-        .or_else(|| actual.elsewhere.get(&nic).map(|other| format!("it is a port of OVS bridge {other}; take it out there first")))
+        .or_else(|| {
+            actual
+                .elsewhere
+                .get(&nic)
+                .map(|other| format!("it is a port of OVS bridge {other}; take it out there first"))
+        })
         .or_else(|| nic_reason(facts))?;
     Some(BridgeCondition::UplinkRefused { bridge, nic, reason })
 }
@@ -228,7 +254,10 @@ fn loop_reason(wanted: &Wanted, uplink: &WantedUplink) -> Option<String> {
 
 fn nic_reason(facts: &NicFacts) -> Option<String> {
     if facts.has_default_route {
-        return Some("the node's default route leaves through it; choose a NIC that the node itself does not use".to_owned());
+        return Some(
+            "the node's default route leaves through it; choose a NIC that the node itself does not use"
+                .to_owned(),
+        );
     }
     if let Some(address) = facts.addresses.first() {
         return Some(format!("it has the address {address}; remove the address, or choose another NIC"));
@@ -258,7 +287,11 @@ fn datapath_condition(wanted: &Wanted, actual: DatapathKind) -> Option<BridgeCon
     match (wanted.datapath, actual) {
         (DatapathType::Auto, DatapathKind::Netdev) => Some(BridgeCondition::DatapathNetdev { bridge }),
         (DatapathType::System, DatapathKind::Netdev) | (DatapathType::Netdev, DatapathKind::System) => {
-            Some(BridgeCondition::DatapathKept { bridge, actual: actual.as_str(), wanted: wish(wanted.datapath) })
+            Some(BridgeCondition::DatapathKept {
+                bridge,
+                actual: actual.as_str(),
+                wanted: wish(wanted.datapath),
+            })
         }
         _ => None,
     }

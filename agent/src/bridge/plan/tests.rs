@@ -22,11 +22,13 @@ pub(super) fn wanted(nics: &[(&str, &[&str])]) -> Wanted {
         adopt: false,
         parallel_uplinks: false,
         datapath: DatapathType::Netdev,
+        mtu: None,
     }
 }
 
 fn node(nics: &[&str]) -> Actual {
-    let nics = nics.iter().map(|nic| ((*nic).to_owned(), NicFacts { up: true, ..NicFacts::default() })).collect();
+    let nics =
+        nics.iter().map(|nic| ((*nic).to_owned(), NicFacts { up: true, ..NicFacts::default() })).collect();
     Actual { nics, flows: FlowCensus::Foreign(0), ..Actual::default() }
 }
 
@@ -43,6 +45,7 @@ fn foreign_bridge() -> BridgeRow {
         has_controller: false,
         datapath: DatapathKind::Netdev,
         snooping: false,
+        mtu: None,
         ports: std::collections::BTreeMap::new(),
     }
 }
@@ -114,18 +117,24 @@ fn a_bridge_whose_nic_is_missing_stays_absent_until_the_nic_appears() {
 
 #[test]
 fn nics_in_other_use_are_refused_with_the_reason() {
-    let refused = |reason: &str| format!("bridge br1: network interface nic0 is not taken as an uplink: {reason}");
+    let refused =
+        |reason: &str| format!("bridge br1: network interface nic0 is not taken as an uplink: {reason}");
     let spoil: [(&str, fn(&mut NicFacts)); 4] = [
         ("it has the address 10.0.0.1/24; remove the address, or choose another NIC", |nic| {
             nic.addresses = vec!["10.0.0.1/24".parse().expect("an address")];
         }),
-        ("it belongs to bond0; name bond0 instead, or take it out there first", |nic| nic.master = Some("bond0".into())),
+        ("it belongs to bond0; name bond0 instead, or take it out there first", |nic| {
+            nic.master = Some("bond0".into())
+        }),
         ("the VLAN interface nic0.7 is on top of it; remove that interface, or choose another NIC", |nic| {
             nic.vlan_children = vec!["nic0.7".into()];
         }),
-        ("the node's default route leaves through it; choose a NIC that the node itself does not use", |nic| {
-            nic.has_default_route = true;
-        }),
+        (
+            "the node's default route leaves through it; choose a NIC that the node itself does not use",
+            |nic| {
+                nic.has_default_route = true;
+            },
+        ),
     ];
     for (reason, spoil) in spoil {
         let mut actual = node(&["nic0"]);
@@ -158,8 +167,10 @@ fn uplinks_with_a_vlan_in_common_are_refused_unless_allowed() {
     let mut overlapping = wanted(&[("nic0", &["1-100"]), ("nic1", &["100-200"])]);
     assert_eq!(
         words(&run(&overlapping, &actual)),
-        ["bridge br1: network interface nic1 is not taken as an uplink: it and uplink nic0 both carry VLAN 100, which would \
-          loop; give them disjoint allowedVLANs, or set parallelUplinks: allow"]
+        [
+            "bridge br1: network interface nic1 is not taken as an uplink: it and uplink nic0 both carry VLAN 100, which would \
+          loop; give them disjoint allowedVLANs, or set parallelUplinks: allow"
+        ]
     );
     overlapping.parallel_uplinks = true;
     assert!(run(&overlapping, &actual).ready);
@@ -183,14 +194,19 @@ fn the_datapath_follows_the_configuration_and_the_kernel() {
             _ => None,
         });
         assert_eq!(made, expected, "{datapath:?} {kernel_datapath:?}");
-        assert_eq!(plan.conditions.first().map(BridgeCondition::reason), reason, "{datapath:?} {kernel_datapath:?}");
+        assert_eq!(
+            plan.conditions.first().map(BridgeCondition::reason),
+            reason,
+            "{datapath:?} {kernel_datapath:?}"
+        );
     }
 }
 
 #[test]
 fn the_datapath_never_flips_by_itself() {
     let actual = Actual { bridge: Some(managed_bridge(&[])), kernel_datapath: Some(true), ..node(&[]) };
-    for (datapath, reason) in [(DatapathType::Auto, "DatapathNetdev"), (DatapathType::System, "DatapathKept")] {
+    for (datapath, reason) in [(DatapathType::Auto, "DatapathNetdev"), (DatapathType::System, "DatapathKept")]
+    {
         let plan = run(&Wanted { datapath, ..wanted(&[]) }, &actual);
         assert_eq!((plan.steps.len(), plan.ready), (0, true));
         assert_eq!(plan.conditions[0].reason(), reason);
@@ -219,7 +235,9 @@ fn a_bridge_in_use_by_others_is_adopted_only_when_told() {
         assert_eq!((plan.steps, plan.ready), (vec![], false));
         assert_eq!(
             plan.conditions[0].to_string(),
-            format!("bridge br1 exists and is not adopted: {reason}; set adopt: true for it if it is meant for Trunkline")
+            format!(
+                "bridge br1 exists and is not adopted: {reason}; set adopt: true for it if it is meant for Trunkline"
+            )
         );
         let told = run(&Wanted { adopt: true, ..wanted(&[]) }, &actual);
         assert_eq!(told.steps, [Step::AdoptBridge { wish: "netdev", previous_fail_mode: String::new() }]);
@@ -282,7 +300,7 @@ fn a_bridge_that_left_the_configuration_is_drained_then_deleted() {
     let with_pod = Actual { bridge: Some(managed_bridge(&[("pod", PortKind::Pod)])), ..node(&[]) };
     let draining = plan(&name, None, &with_pod);
     assert_eq!((draining.steps.len(), draining.ready), (0, false));
-    assert_eq!(draining.conditions, [BridgeCondition::Draining { bridge: name.clone(), pods: 1 }]);
+    assert_eq!(draining.conditions, [BridgeCondition::Draining { bridge: name.clone(), ports: 1 }]);
     let empty = Actual { bridge: Some(managed_bridge(&[])), ..node(&[]) };
     assert_eq!(plan(&name, None, &empty).steps, [Step::DeleteBridge]);
     let foreign = Actual { bridge: Some(foreign_bridge()), ..node(&[]) };
@@ -292,7 +310,8 @@ fn a_bridge_that_left_the_configuration_is_drained_then_deleted() {
 #[test]
 fn an_uplink_that_vswitchd_cannot_open_keeps_pods_off() {
     let mut row = managed_bridge(&[("nic0", PortKind::Uplink(Origin::Created))]);
-    row.ports.get_mut("nic0").unwrap().error = "could not open network device nic0 (Operation not permitted)".into();
+    row.ports.get_mut("nic0").unwrap().error =
+        "could not open network device nic0 (Operation not permitted)".into();
     let plan = run(&wanted(&[("nic0", &[])]), &Actual { bridge: Some(row), ..node(&["nic0"]) });
     assert_eq!((plan.ready, plan.conditions[0].reason()), (false, "UplinkFailed"));
 }

@@ -37,6 +37,7 @@ fn one(step: &Step, actual: &mut Actual) {
                 has_controller: false,
                 datapath: *datapath,
                 snooping: *snooping,
+                mtu: None,
                 ports: BTreeMap::new(),
             });
         }
@@ -49,6 +50,7 @@ fn one(step: &Step, actual: &mut Actual) {
         }
         Step::CloseBridge => bridge(actual).fail_mode = "secure".to_owned(),
         Step::SetSnooping(on) => bridge(actual).snooping = *on,
+        Step::SetMtu(mtu) => bridge(actual).mtu = Some(*mtu),
         Step::OffloadsOff { nic: name } => {
             nic(actual, name).coalesces = false;
             nic(actual, name).journalled = true;
@@ -73,13 +75,20 @@ fn one(step: &Step, actual: &mut Actual) {
         }
         Step::RemoveUplink { nic } => {
             let row = bridge(actual).ports.remove(nic).expect("only a port that exists is removed");
-            assert_eq!(row.kind, PortKind::Uplink(Origin::Created), "only an uplink that we added is removed");
+            assert_eq!(
+                row.kind,
+                PortKind::Uplink(Origin::Created),
+                "only an uplink that we added is removed"
+            );
         }
         Step::ReleaseUplink { nic } => port(actual, nic).kind = PortKind::Foreign,
         Step::DeleteBridge => {
             let row = actual.bridge.take().expect("only a bridge that exists is deleted");
             assert_eq!(row.origin, Some(Origin::Created), "only a bridge that we made is deleted");
-            assert!(row.ports.values().all(|port| port.kind != PortKind::Pod), "a pod's port is never deleted");
+            assert!(
+                row.ports.values().all(|port| port.kind != PortKind::Pod),
+                "a pod's port is never deleted"
+            );
         }
         Step::ReleaseBridge { fail_mode } => {
             let row = bridge(actual);
