@@ -34,8 +34,12 @@ pub fn bin_dir() -> Result<PathBuf> {
     Ok(if dir.ends_with("deps") { dir.parent().unwrap_or(dir) } else { dir }.to_path_buf())
 }
 
-/// One of our own binaries, out of the same build as this process.
+/// One of our own binaries: out of `TRUNKLINE_BIN_DIR` if it is there, else out of the same build as this process.
 pub fn binary(name: &str) -> Result<PathBuf> {
+    let given = std::env::var_os("TRUNKLINE_BIN_DIR").map(|dir| Path::new(&dir).join(name));
+    if let Some(path) = given.filter(|path| path.is_file()) {
+        return Ok(path);
+    }
     let path = bin_dir()?.join(name);
     if path.is_file() {
         return Ok(path);
