@@ -8,7 +8,7 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
-use crate::{config, dump_client, run, uninstall};
+use crate::{config, dump_client, ovs_init, run, uninstall};
 
 /// Bad configuration or usage (`EX_USAGE` of sysexits.h).
 const USAGE: u8 = 64;
@@ -83,6 +83,8 @@ enum Command {
         #[arg(short, long, value_enum, default_value_t = Output::Json)]
         output: Output,
     },
+    /// Refuse, with exit code 64, where another Open vSwitch runs on this node
+    OvsInit(ovs_init::InitArgs),
     /// Take everything of Trunkline off this node; works with the agent stopped
     UninstallNode,
 }
@@ -114,6 +116,7 @@ pub fn main() -> ExitCode {
         Command::Dump { output: Output::Json } => {
             done(dump_client::print(&cli.options.socket).map_err(|error| (1, chain(&error))))
         }
+        Command::OvsInit(args) => with_runtime(ovs_init::run(args, cli.options)),
         Command::UninstallNode => with_runtime(uninstall::run(cli.options)),
     }
 }

@@ -71,6 +71,8 @@ reasons! {
         "On a Node: a changed datapathType takes effect only when the bridge is made anew.";
     OVS_UNREACHABLE = "OvsUnreachable", true, "ConnectOvs",
         "On a Node: Open vSwitch does not answer; new pods wait, running ones keep their traffic while it lives.";
+    OVS_ALREADY_RUNNING = "OvsAlreadyRunning", true, "StartOvs",
+        "On a Pod of trunkline-ovs: the node runs an Open vSwitch of its own; install the overlay host-ovs instead.";
 }
 
 /// The reason of this name, if it is one of ours.
