@@ -4,6 +4,7 @@
 //! an `IPPool`.
 
 pub mod announce;
+pub mod attach;
 pub mod bridge;
 pub mod cli;
 pub mod config;
@@ -11,6 +12,7 @@ pub mod conflist;
 pub mod desired;
 pub mod dump;
 pub mod dump_client;
+pub mod gc;
 pub mod http;
 pub mod ipam_client;
 pub mod journal;
