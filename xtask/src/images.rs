@@ -113,7 +113,7 @@ fn compose(image: &Image, sources: &Sources, out: &Path) -> Result<Built> {
     (image.content)(sources, &mut layer).with_context(|| format!("image {}", image.name))?;
     let version = env!("CARGO_PKG_VERSION");
     let name = format!("trunkline.io/{}:{version}", image.name);
-    let file = format!("{}-{version}.tar", image.name);
+    let file = format!("{}.tar", image.name);
     let config = Config { name: &name, title: image.name, version, entrypoint: image.entrypoint };
     let tar = layer.into_tar()?;
     let archive = Archive::new(&config, &tar)?;
