@@ -10,6 +10,7 @@
 pub mod cluster;
 pub mod control_plane;
 pub mod debs;
+pub mod fixtures;
 pub mod forward;
 pub mod guard;
 pub mod light;
@@ -23,6 +24,7 @@ pub mod probe;
 pub mod process;
 pub mod run;
 pub mod runtime;
+pub mod suite;
 pub mod switch;
 pub mod tools;
 pub mod wait;

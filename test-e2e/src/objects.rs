@@ -3,13 +3,16 @@
 //!
 //! Speaks only to the API server.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context as _, Result};
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod, ServiceAccount};
-use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
-use kube::{Client, ResourceExt as _};
+use k8s_openapi::api::core::v1::{Event, Namespace, Node, Pod, ServiceAccount};
+use kube::api::{
+    Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams,
+    PostParams,
+};
+use kube::{Client, ResourceExt};
 use serde_json::json;
 
 use crate::control_plane::ControlPlane;
@@ -165,4 +168,25 @@ pub async fn kubelet_client(plane: &ControlPlane, node: &str) -> Result<Client> 
     let user = format!("system:node:{node}");
     let identity = plane.pki().issue(&format!("node-{node}"), &user, "system:nodes", &[])?;
     plane.client_as(&crate::control_plane::User::Certificate(identity)).await
+}
+
+/// The API of our `IPAllocation` objects, untyped: suites judge by what the API server says.
+pub fn allocation_api(client: &Client) -> Api<DynamicObject> {
+    let kind = GroupVersionKind::gvk("ipam.trunkline.io", "v1alpha1", "IPAllocation");
+    Api::all_with(client.clone(), &ApiResource::from_gvk(&kind))
+}
+
+/// The names of all `IPAllocation` objects.
+pub async fn allocations(client: &Client) -> Result<BTreeSet<String>> {
+    let all = allocation_api(client).list(&ListParams::default()).await.context("listing the allocations")?;
+    Ok(all.items.iter().map(ResourceExt::name_any).collect())
+}
+
+/// The Events about a Pod or a Node: reason and message, oldest first.
+pub async fn events_about(client: &Client, kind: &str, name: &str) -> Result<Vec<(String, String)>> {
+    let events: Api<Event> = Api::all(client.clone());
+    let fields = format!("involvedObject.kind={kind},involvedObject.name={name}");
+    let all = events.list(&ListParams::default().fields(&fields)).await.context("listing Events")?;
+    let said = all.items.into_iter().map(|e| (e.reason.unwrap_or_default(), e.message.unwrap_or_default()));
+    Ok(said.collect())
 }

@@ -70,12 +70,12 @@ fn a_transfer_arrives_with_its_hash_and_a_flood_counts_no_loss() -> Result<()> {
     let ready = run.dir().join("receiver");
     let mut command = b.command(&probe);
     command.args(["tcp-recv", "--interface", "x0", "--ready"]).arg(&ready).stdout(Stdio::piped());
-    let receiver = command.spawn()?;
+    let listening = command.spawn()?;
     wait::until_blocking("the receiver listens", Duration::from_secs(5), || {
         Ok(ready.exists().then_some(()))
     })?;
     let sent = ask(&a, &["tcp-send", "--interface", "x0", "--target", "10.9.0.2"])?;
-    let received: Value = serde_json::from_slice(&receiver.wait_with_output()?.stdout)?;
+    let received: Value = serde_json::from_slice(&listening.wait_with_output()?.stdout)?;
     assert_eq!(sent["sha256"], received["sha256"]);
     assert_eq!(received["bytes"], 10_000_000);
 

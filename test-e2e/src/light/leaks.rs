@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 
 use crate::light::LightCluster;
-use crate::wait;
+use crate::{objects, wait};
 
 /// How long what is being undone may take.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -29,7 +29,7 @@ pub struct Snapshot {
 
 impl Snapshot {
     /// What is there now.
-    pub fn take(cluster: &LightCluster) -> Result<Self> {
+    pub async fn take(cluster: &LightCluster) -> Result<Self> {
         let mut now = Self::default();
         for node in cluster.nodes() {
             let of_node = |names: Vec<String>| {
@@ -41,8 +41,7 @@ impl Snapshot {
             links.retain(|l| l != "cni0");
             now.links.extend(of_node(links));
         }
-        let addresses = cluster.plane().kubectl(&["get", "ipallocations", "--output", "name"])?;
-        now.addresses.extend(addresses.lines().map(str::to_owned));
+        now.addresses = objects::allocations(cluster.client()).await?;
         let prefix = format!("{}-s-", cluster.run().prefix());
         let names = fs::read_dir("/run/netns").into_iter().flatten().flatten();
         let names = names.map(|e| e.file_name().to_string_lossy().into_owned());
@@ -65,7 +64,7 @@ impl Snapshot {
     /// Waits until nothing is there that was not there at this snapshot; fails naming what is left.
     pub async fn wait_restored(&self, cluster: &LightCluster) -> Result<()> {
         let left = wait::until("everything is given back", PATIENCE, || async {
-            let left = Self::take(cluster)?.minus(self);
+            let left = Self::take(cluster).await?.minus(self);
             if left == Self::default() { Ok(Some(())) } else { bail!("left over: {left:?}") }
         });
         left.await
