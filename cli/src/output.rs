@@ -1,0 +1,57 @@
+//! Printing a list in one of its forms.
+//!
+//! Owns standard output. Must never ask anybody for facts.
+
+use std::io::{self, Write as _};
+
+use serde::Serialize;
+
+use crate::cli::Format;
+use crate::table;
+
+/// Prints a list: its rows for people, its items for programs.
+pub(crate) fn list<T: Serialize>(
+    format: Format,
+    header: &[&str],
+    rows: &[Vec<String>],
+    items: &T,
+) -> anyhow::Result<()> {
+    match format {
+        Format::Table => print(&table::render(header, rows)),
+        Format::Json => print(&format!("{}\n", serde_json::to_string_pretty(items)?)),
+        Format::Yaml => print(&serde_norway::to_string(items)?),
+    }
+}
+
+/// Prints text; a reader that has gone away is not a failure.
+pub(crate) fn print(text: &str) -> anyhow::Result<()> {
+    match io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// How long ago, as kubectl says it: the largest unit that is at least two, or seconds.
+pub(crate) fn age(seconds: i64) -> String {
+    let seconds = seconds.max(0);
+    match seconds {
+        0..120 => format!("{seconds}s"),
+        120..7_200 => format!("{}m", seconds / 60),
+        7_200..172_800 => format!("{}h", seconds / 3_600),
+        _ => format!("{}d", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ages_have_one_unit() {
+        for (seconds, text) in
+            [(-5, "0s"), (119, "119s"), (120, "2m"), (7_199, "119m"), (7_200, "2h"), (172_800, "2d")]
+        {
+            assert_eq!(age(seconds), text);
+        }
+    }
+}
