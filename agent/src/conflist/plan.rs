@@ -15,10 +15,10 @@ pub const PLUGIN: &str = "trunkline-cni";
 
 /// How long our file stays without any source before it is removed: a primary CNI that is being reinstalled is back
 /// by then.
-pub const NO_SOURCE_GRACE: Duration = Duration::from_mins(1);
+pub(super) const NO_SOURCE_GRACE: Duration = Duration::from_mins(1);
 
 /// How long a source that can no longer be read stays our source: an installer may be in the middle of writing it.
-pub const BROKEN_SOURCE_GRACE: Duration = Duration::from_mins(1);
+pub(super) const BROKEN_SOURCE_GRACE: Duration = Duration::from_mins(1);
 
 /// The key of our entry under which we remember what we copied, to tell it from what others chained into our file.
 const COPIED: &str = "copied";

@@ -170,7 +170,7 @@ impl<'a> Conf<'a> {
         let mut setting: BTreeMap<String, Value> = serde_json::from_slice(value).map_err(|_| invalid())?;
         match setting.remove("allowNamespaces") {
             None => Ok(DEFAULT_ALLOWED.contains(&namespace)),
-            Some(Value::Array(names)) => Ok(names.iter().any(|name| name == namespace)),
+            Some(Value::Array(names)) => Ok(names.iter().any(|name| name == namespace || name == "*")),
             Some(_) => Err(invalid()),
         }
     }

@@ -85,6 +85,7 @@ fn only_listed_namespaces_start_unasked_without_annotations() {
         ("{}", "trunkline-system", true),
         ("{}", "default", false),
         (r#"{"podsWithoutAnnotations":{"allowNamespaces":["a"]}}"#, "a", true),
+        (r#"{"podsWithoutAnnotations":{"allowNamespaces":["*"]}}"#, "a", true),
         (r#"{"podsWithoutAnnotations":{"allowNamespaces":["a"]}}"#, "kube-system", false),
         (r#"{"podsWithoutAnnotations":{"allowNamespaces":[]}}"#, "kube-system", false),
     ];
