@@ -218,3 +218,6 @@ impl FromIterator<Atom> for Value {
         Self::Set(atoms.into_iter().collect())
     }
 }
+
+#[cfg(test)]
+mod tests;
