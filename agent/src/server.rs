@@ -307,7 +307,10 @@ async fn dispatch<H: CniHandler>(request: Request, handler: &H) -> Outcome {
         Ok(Err(failure)) => Outcome::Error(failure),
         Err(_) => Outcome::Error(Failure {
             code: code::DEADLINE,
-            msg: format!("pod {pod}: its secondary networks were not ready within {} s", allowed.as_secs_f32()),
+            msg: format!(
+                "pod {pod}: its secondary networks were not ready within {} s",
+                allowed.as_secs_f32()
+            ),
             details: "what was begun is undone; the runtime tries again with a new sandbox".to_owned(),
         }),
     }

@@ -10,8 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-const PREV_RESULT: &str =
-    r#"{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","sandbox":"/x"}],"ips":[{"address":"10.1.0.2/24"}],"dns":{}}"#;
+const PREV_RESULT: &str = r#"{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","sandbox":"/x"}],"ips":[{"address":"10.1.0.2/24"}],"dns":{}}"#;
 
 /// One call of the plugin.
 struct Call {
@@ -56,8 +55,8 @@ impl Call {
     }
 }
 
-fn asks() -> Option<Value> {
-    Some(json!({ "k8s.v1.cni.cncf.io/networks": "vlan100" }))
+fn asks() -> Value {
+    json!({ "k8s.v1.cni.cncf.io/networks": "vlan100" })
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -103,7 +102,10 @@ fn a_pod_that_asks_for_nothing_needs_no_agent() {
         assert!(output.status.success(), "{annotations}: {output:?}");
         assert_eq!(text(&output.stdout), PREV_RESULT, "{annotations}");
         let output = Call::new("DEL", &socket, Some(annotations)).run();
-        assert!(output.status.success() && output.stdout.is_empty() && output.stderr.is_empty(), "{output:?}");
+        assert!(
+            output.status.success() && output.stdout.is_empty() && output.stderr.is_empty(),
+            "{output:?}"
+        );
     }
 }
 
@@ -111,7 +113,7 @@ fn a_pod_that_asks_for_nothing_needs_no_agent() {
 fn add_hands_everything_to_the_agent_and_returns_the_previous_result_unchanged() {
     let (_directory, socket) = place();
     let requests = agent(&socket, &[r#"{"version":1,"ok":{"interfaces":["eth1"]}}"#]);
-    let output = Call::new("ADD", &socket, asks()).run();
+    let output = Call::new("ADD", &socket, Some(asks())).run();
     assert!(output.status.success(), "{output:?}");
     assert_eq!(text(&output.stdout), PREV_RESULT);
     let request = requests.recv().expect("a request");
@@ -136,8 +138,11 @@ fn add_hands_everything_to_the_agent_and_returns_the_previous_result_unchanged()
 #[test]
 fn the_agents_failure_is_printed_word_for_word() {
     let (_directory, socket) = place();
-    agent(&socket, &[r#"{"version":1,"error":{"code":100,"msg":"network shop/vlan100 is not there","details":"d"}}"#]);
-    let error = error_of(&Call::new("ADD", &socket, asks()).run());
+    agent(
+        &socket,
+        &[r#"{"version":1,"error":{"code":100,"msg":"network shop/vlan100 is not there","details":"d"}}"#],
+    );
+    let error = error_of(&Call::new("ADD", &socket, Some(asks())).run());
     let expected = json!({
         "cniVersion": "1.0.0", "code": 100, "msg": "trunkline: network shop/vlan100 is not there", "details": "d"
     });
@@ -153,7 +158,7 @@ fn add_waits_for_an_agent_that_is_being_restarted() {
         let starting = r#"{"version":1,"error":{"code":102,"msg":"starting"}}"#;
         agent(&later, &["", starting, r#"{"version":1,"ok":{}}"#])
     });
-    let output = Call::new("ADD", &socket, asks()).run();
+    let output = Call::new("ADD", &socket, Some(asks())).run();
     assert!(output.status.success(), "{output:?}");
     let requests = starter.join().expect("no panic");
     assert_eq!(requests.iter().count(), 3, "closed without an answer, not ready, answered");
@@ -163,7 +168,7 @@ fn add_waits_for_an_agent_that_is_being_restarted() {
 fn add_without_an_agent_fails_closed_and_says_what_to_look_at() {
     let (_directory, socket) = place();
     let begun = Instant::now();
-    let error = error_of(&Call::new("ADD", &socket, asks()).run());
+    let error = error_of(&Call::new("ADD", &socket, Some(asks())).run());
     assert!((4..7).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
     assert_eq!(error["code"], 11);
     let msg = error["msg"].as_str().expect("a message");
@@ -175,7 +180,7 @@ fn add_without_an_agent_fails_closed_and_says_what_to_look_at() {
 fn del_without_an_agent_succeeds_after_a_short_while() {
     let (_directory, socket) = place();
     let begun = Instant::now();
-    let output = Call::new("DEL", &socket, asks()).run();
+    let output = Call::new("DEL", &socket, Some(asks())).run();
     assert!(output.status.success() && output.stdout.is_empty(), "{output:?}");
     assert!((3..7).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
     assert!(text(&output.stderr).contains("orphan collection takes over"), "{output:?}");
@@ -195,7 +200,7 @@ fn del_of_a_pod_of_which_nothing_is_known_asks_the_agent() {
 fn an_agent_that_fails_a_del_does_not_keep_the_pod() {
     let (_directory, socket) = place();
     agent(&socket, &[r#"{"version":1,"error":{"code":100,"msg":"OVS is down"}}"#]);
-    let output = Call::new("DEL", &socket, asks()).run();
+    let output = Call::new("DEL", &socket, Some(asks())).run();
     assert!(output.status.success() && output.stdout.is_empty(), "{output:?}");
     assert!(text(&output.stderr).contains("OVS is down"), "{output:?}");
 }
@@ -217,8 +222,8 @@ fn without_annotations_from_the_runtime_only_allowed_namespaces_start_unasked() 
 fn check_asks_the_agent() {
     let (_directory, socket) = place();
     agent(&socket, &[r#"{"version":1,"error":{"code":100,"msg":"eth1 is gone"}}"#]);
-    assert_eq!(error_of(&Call::new("CHECK", &socket, asks()).run())["msg"], "trunkline: eth1 is gone");
-    let mut old = Call::new("CHECK", &socket, asks());
+    assert_eq!(error_of(&Call::new("CHECK", &socket, Some(asks())).run())["msg"], "trunkline: eth1 is gone");
+    let mut old = Call::new("CHECK", &socket, Some(asks()));
     old.config = old.config.replacen("1.0.0", "0.3.1", 1);
     assert_eq!(error_of(&old.run())["code"], 1, "0.3.1 has no CHECK");
 }
@@ -258,7 +263,7 @@ fn every_conflist_version_is_served_and_others_are_refused() {
 #[test]
 fn wrong_calls_get_the_specifications_codes() {
     let (_directory, socket) = place();
-    let add = || Call::new("ADD", &socket, asks());
+    let add = || Call::new("ADD", &socket, Some(asks()));
     let mut cases = [
         (Call::new("NOPE", &socket, None), 4, "CNI_COMMAND is \"NOPE\""),
         (add(), 4, "CNI_CONTAINERID is not set"),

@@ -84,7 +84,10 @@ fn spec(label: &str, last: u8) -> PodLinkSpec {
             format!("fd00:9::{last:x}/64").parse().expect("v6"),
         ],
         routes: vec![
-            PodRoute { destination: "10.20.0.0/16".parse().expect("v4"), gateway: Some([10, 9, 0, 1].into()) },
+            PodRoute {
+                destination: "10.20.0.0/16".parse().expect("v4"),
+                gateway: Some([10, 9, 0, 1].into()),
+            },
             PodRoute {
                 destination: "fd00:20::/32".parse().expect("v6"),
                 gateway: Some("fd00:9::1".parse().expect("v6")),
@@ -108,7 +111,15 @@ fn features(namespace: Option<&Pod>, link: &str) -> Option<String> {
 async fn a_pods_link_is_complete_when_it_is_returned() {
     let pod = Pod::new("whole");
     // What runtimes do to every namespace.
-    run("nsenter", &[&format!("--net={}", pod.path().display()), "sysctl", "-qw", "net.ipv6.conf.default.disable_ipv6=1"]);
+    run(
+        "nsenter",
+        &[
+            &format!("--net={}", pod.path().display()),
+            "sysctl",
+            "-qw",
+            "net.ipv6.conf.default.disable_ipv6=1",
+        ],
+    );
     let thread = NetnsThread::start().expect("a thread");
     let spec = spec("w", 5);
     let link = create_pod_veth(&thread, &pod.open(), &spec).await.expect("creates");
@@ -135,13 +146,18 @@ async fn a_pods_link_is_complete_when_it_is_returned() {
         assert!(found.get("tentative").is_none(), "{found}");
     }
     let routes = pod.ip_json(&["route"]);
-    for (destination, gateway) in [("10.20.0.0/16", Some("10.9.0.1")), ("10.9.0.0/24", None), ("10.30.0.0/16", None)] {
+    for (destination, gateway) in
+        [("10.20.0.0/16", Some("10.9.0.1")), ("10.9.0.0/24", None), ("10.30.0.0/16", None)]
+    {
         let route = routes.as_array().expect("a list").iter().find(|route| route["dst"] == destination);
         let route = route.unwrap_or_else(|| panic!("{destination}: {routes}"));
         assert_eq!(route.get("gateway").and_then(Value::as_str), gateway);
     }
     let routes = pod.ip_json(&["-6", "route"]);
-    assert!(routes.as_array().expect("a list").iter().any(|route| route["dst"] == "fd00:20::/32"), "{routes}");
+    assert!(
+        routes.as_array().expect("a list").iter().any(|route| route["dst"] == "fd00:20::/32"),
+        "{routes}"
+    );
 
     for (key, value) in [
         ("ipv6/conf/eth1/disable_ipv6", "0"),
@@ -171,7 +187,8 @@ async fn a_layer_2_link_keeps_router_advertisements() {
     let pod = Pod::new("l2");
     let thread = NetnsThread::start().expect("a thread");
     let accept_ra = pod.sysctl("ipv6/conf/default/accept_ra");
-    let spec = PodLinkSpec { addresses: Vec::new(), routes: Vec::new(), disable_offloads: false, ..spec("l", 6) };
+    let spec =
+        PodLinkSpec { addresses: Vec::new(), routes: Vec::new(), disable_offloads: false, ..spec("l", 6) };
     create_pod_veth(&thread, &pod.open(), &spec).await.expect("creates");
     assert_eq!(pod.sysctl("ipv6/conf/eth1/accept_ra"), accept_ra);
     assert_eq!(pod.sysctl("ipv6/conf/eth1/disable_ipv6"), "0");
@@ -220,9 +237,12 @@ async fn a_refused_route_is_named() {
         destination: "10.40.0.0/16".parse().expect("v4"),
         gateway: Some([192, 0, 2, 1].into()),
     }];
-    let error = create_pod_veth(&thread, &pod.open(), &spec).await.expect_err("the gateway is not on the link");
-    let expected =
-        format!("interface eth1 in {}: cannot add the route 10.40.0.0/16 via 192.0.2.1", pod.path().display());
+    let error =
+        create_pod_veth(&thread, &pod.open(), &spec).await.expect_err("the gateway is not on the link");
+    let expected = format!(
+        "interface eth1 in {}: cannot add the route 10.40.0.0/16 via 192.0.2.1",
+        pod.path().display()
+    );
     assert_eq!(error.to_string(), expected);
     delete_host_link(&spec.host_name).await.expect("removes");
 }
@@ -283,7 +303,9 @@ async fn links_are_inspected_with_all_that_disqualifies_an_uplink() {
     ip(&["link", "set", &peer, "up"]);
 
     let facts = inspect_links().await.expect("inspects");
-    let of = |name: &str| facts.iter().find(|link| link.name == name).unwrap_or_else(|| panic!("{name}: {facts:?}"));
+    let of = |name: &str| {
+        facts.iter().find(|link| link.name == name).unwrap_or_else(|| panic!("{name}: {facts:?}"))
+    };
     let nic_facts = of(&nic);
     assert_eq!((nic_facts.kind.as_str(), nic_facts.mtu), ("veth", 1400));
     let expected: &[String] = if has_vlan { std::slice::from_ref(&vlan) } else { &[] };
@@ -346,7 +368,11 @@ async fn link_changes_are_seen_as_they_happen() {
 }
 
 /// Two pods on one wire: a bridge joins their host ends.
-async fn two_pods(label: &str, first: PodLinkSpec, second: PodLinkSpec) -> (Pod, Pod, NetnsThread, Link, [u32; 2]) {
+async fn two_pods(
+    label: &str,
+    first: PodLinkSpec,
+    second: PodLinkSpec,
+) -> (Pod, Pod, NetnsThread, Link, [u32; 2]) {
     let (a, b) = (Pod::new(&format!("{label}a")), Pod::new(&format!("{label}b")));
     let thread = NetnsThread::start().expect("a thread");
     let bridge = host_name(&format!("{label}br"));
@@ -398,7 +424,19 @@ async fn an_announcement_updates_the_neighbours_cache() {
     second.routes.clear();
     let (a, b, thread, _bridge, [index, _]) = two_pods("g", first.clone(), second).await;
     for address in ["10.9.0.49", "fd00:9::31"] {
-        ip(&["-n", &b.name, "neigh", "replace", address, "lladdr", "02:00:00:00:00:ee", "nud", "stale", "dev", "eth1"]);
+        ip(&[
+            "-n",
+            &b.name,
+            "neigh",
+            "replace",
+            address,
+            "lladdr",
+            "02:00:00:00:00:ee",
+            "nud",
+            "stale",
+            "dev",
+            "eth1",
+        ]);
     }
     // The kernel takes no update within a second of the last one (locktime).
     tokio::time::sleep(Duration::from_millis(1100)).await;

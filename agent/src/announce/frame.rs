@@ -165,9 +165,8 @@ fn solicited_node(address: Ipv6Addr) -> Ipv6Addr {
 /// The `ICMPv6` checksum over the pseudo-header (RFC 8200, 8.1).
 fn checksum(source: Ipv6Addr, destination: Ipv6Addr, body: &[u8]) -> u16 {
     let address_words = source.segments().into_iter().chain(destination.segments()).map(u32::from);
-    let body_words = body
-        .chunks(2)
-        .map(|pair| u32::from(pair[0]) << 8 | pair.get(1).map_or(0, |low| u32::from(*low)));
+    let body_words =
+        body.chunks(2).map(|pair| u32::from(pair[0]) << 8 | pair.get(1).map_or(0, |low| u32::from(*low)));
     let length = u32::try_from(body.len()).unwrap_or(u32::MAX);
     let mut sum: u32 = address_words.chain(body_words).sum::<u32>() + length + u32::from(ICMPV6);
     while sum > 0xffff {

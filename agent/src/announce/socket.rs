@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::frame::{Answer, answer_of, arp_probe, dad_solicitation, gratuitous_arp, unsolicited_advertisement};
+use super::frame::{
+    Answer, answer_of, arp_probe, dad_solicitation, gratuitous_arp, unsolicited_advertisement,
+};
 use crate::link::MacOctets;
 use crate::netns::{EtherType, NetnsError, NetnsFd, NetnsThread, PolledFd, open_packet_socket};
 

@@ -1,7 +1,7 @@
 //! Our files in the node's CNI directories.
 //!
 //! Owns writing and removing them so that a kill at any moment leaves either the old or the new state: a temporary
-//! name that no runtime reads, fsync, rename. Order matters: a conflist without its binary turns the node NotReady.
+//! name that no runtime reads, fsync, rename. Order matters: a conflist without its binary turns the node not ready.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -101,13 +101,13 @@ pub(super) fn remove_conflist(directory: &Path) -> Result<bool, ConflistError> {
 /// Puts our binary in place unless it is there, equal and executable.
 pub(super) fn install_binary(from: &Path, bin_dir: &Path) -> Result<bool, ConflistError> {
     let to = bin_dir.join(PLUGIN);
-    let content =
-        fs::read(from).map_err(|source| ConflistError::Read { path: from.to_owned(), source })?;
+    let content = fs::read(from).map_err(|source| ConflistError::Read { path: from.to_owned(), source })?;
     let executable = fs::metadata(&to).is_ok_and(|meta| meta.permissions().mode() & 0o111 == 0o111);
     if executable && fs::read(&to).is_ok_and(|there| there == content) {
         return Ok(false);
     }
-    fs::create_dir_all(bin_dir).map_err(|source| ConflistError::Write { path: bin_dir.to_owned(), source })?;
+    fs::create_dir_all(bin_dir)
+        .map_err(|source| ConflistError::Write { path: bin_dir.to_owned(), source })?;
     replace(&to, &content, 0o755)?;
     Ok(true)
 }

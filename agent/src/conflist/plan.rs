@@ -124,7 +124,8 @@ pub struct Plan {
 /// Decides what our file should be.
 pub fn plan(directory: &[ConfFile], entry: &OurEntry, history: History) -> Plan {
     let ours = directory.iter().find(|file| file.name == OUR_FILE);
-    let our_list: Option<Map<String, Value>> = ours.and_then(|file| serde_json::from_slice(&file.content).ok());
+    let our_list: Option<Map<String, Value>> =
+        ours.and_then(|file| serde_json::from_slice(&file.content).ok());
     let copied = our_list.as_ref().and_then(Copied::of);
     let mut others: Vec<&ConfFile> = directory.iter().filter(|file| is_candidate(&file.name)).collect();
     others.sort_by(|a, b| a.name.cmp(&b.name));
@@ -302,7 +303,8 @@ impl Source {
         let version = self.list.get("cniVersion").and_then(Value::as_str).unwrap_or("0.2.0");
         let mut parts = version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
         let (major, minor) = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
-        ((major, minor) < (0, 3)).then(|| format!("its cniVersion is {version}; plugins are chained from 0.3.0 on"))
+        ((major, minor) < (0, 3))
+            .then(|| format!("its cniVersion is {version}; plugins are chained from 0.3.0 on"))
     }
 }
 

@@ -121,12 +121,12 @@ fn facts_of(link: &LinkMessage, identity: &BTreeMap<u32, (String, String)>) -> O
                 facts.master_kind = master.map(|(_, kind)| kind.clone()).filter(|kind| !kind.is_empty());
             }
             LinkAttribute::ParentDevName(device) => facts.parent_device = Some(device.clone()),
-            LinkAttribute::PropList(properties) => facts.altnames.extend(properties.iter().filter_map(
-                |property| match property {
+            LinkAttribute::PropList(properties) => {
+                facts.altnames.extend(properties.iter().filter_map(|property| match property {
                     Prop::AltIfName(name) => Some(name.clone()),
                     _ => None,
-                },
-            )),
+                }));
+            }
             _ => {}
         }
     }
@@ -161,7 +161,8 @@ fn kind_of(link: &LinkMessage) -> Option<String> {
 
 /// The link underneath, in the same namespace.
 fn lower_of(link: &LinkMessage) -> Option<u32> {
-    let elsewhere = link.attributes.iter().any(|attribute| matches!(attribute, LinkAttribute::LinkNetNsId(_)));
+    let elsewhere =
+        link.attributes.iter().any(|attribute| matches!(attribute, LinkAttribute::LinkNetNsId(_)));
     let lower = link.attributes.iter().find_map(|attribute| match attribute {
         LinkAttribute::Link(index) => Some(*index),
         _ => None,
@@ -198,7 +199,8 @@ fn default_route_links(route: &RouteMessage) -> Vec<u32> {
         RouteAttribute::Table(table) => Some(*table),
         _ => None,
     });
-    let main = table.unwrap_or_else(|| u32::from(route.header.table)) == u32::from(RouteHeader::RT_TABLE_MAIN);
+    let main =
+        table.unwrap_or_else(|| u32::from(route.header.table)) == u32::from(RouteHeader::RT_TABLE_MAIN);
     if !main || route.header.destination_prefix_length != 0 {
         return Vec::new();
     }

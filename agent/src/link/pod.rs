@@ -166,8 +166,11 @@ fn is_wanted_pair(spec: &PodLinkSpec, host: &End, pod: &End) -> bool {
 /// Keeps the node's stack from answering what the pod sends. All of it happens before the link goes up.
 fn guard_host_end(name: &str) -> Result<(), LinkError> {
     let set = |family, key: &'static str, value| {
-        set_interface_sysctl(family, name, key, value)
-            .map_err(step_error(name, &Place::Node, LinkStep::Sysctl(key)))
+        set_interface_sysctl(family, name, key, value).map_err(step_error(
+            name,
+            &Place::Node,
+            LinkStep::Sysctl(key),
+        ))
     };
     if Family::Ipv6.present() {
         set(Family::Ipv6, "disable_ipv6", "1")?;
@@ -195,9 +198,11 @@ fn configure_pod_end(spec: &PodLinkSpec, place: &Place, ifindex: u32) -> Result<
     set(Family::Ipv4, "arp_announce", "2")?;
     if spec.disable_offloads {
         let off = POD_FEATURES.map(|feature| (feature, false));
-        EthtoolSocket::open(name)
-            .and_then(|socket| socket.set_features(name, &off))
-            .map_err(step_error(name, place, LinkStep::Offloads))?;
+        EthtoolSocket::open(name).and_then(|socket| socket.set_features(name, &off)).map_err(step_error(
+            name,
+            place,
+            LinkStep::Offloads,
+        ))?;
     }
     send_pod_configuration(spec, place, ifindex)
 }
@@ -218,9 +223,11 @@ fn send_pod_configuration(spec: &PodLinkSpec, place: &Place, ifindex: u32) -> Re
         steps.push((LinkStep::Route, format!("{}{by}", route.destination)));
         requests.push(message::add_route(ifindex, route));
     }
-    let outcomes = RouteSocket::open()
-        .and_then(|mut socket| socket.batch(requests))
-        .map_err(step_error(name, place, LinkStep::Socket))?;
+    let outcomes = RouteSocket::open().and_then(|mut socket| socket.batch(requests)).map_err(step_error(
+        name,
+        place,
+        LinkStep::Socket,
+    ))?;
     for ((step, detail), outcome) in steps.into_iter().zip(outcomes) {
         outcome.map_err(|source| LinkError::Step {
             link: name.clone(),
@@ -285,7 +292,5 @@ where
     T: Send + 'static,
     F: FnOnce() -> Result<T, LinkError> + Send + 'static,
 {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|_| LinkError::Interrupted { link: link.to_owned() })?
+    tokio::task::spawn_blocking(work).await.map_err(|_| LinkError::Interrupted { link: link.to_owned() })?
 }

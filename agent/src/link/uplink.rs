@@ -42,9 +42,11 @@ pub async fn set_link_up(name: &str, ifindex: u32) -> Result<(), LinkError> {
     let link = name.to_owned();
     blocking(name, move || {
         let up = message::set_up(ifindex, false);
-        RouteSocket::open()
-            .and_then(|mut socket| socket.request(up.message, up.flags))
-            .map_err(step_error(&link, &Place::Node, LinkStep::Up))
+        RouteSocket::open().and_then(|mut socket| socket.request(up.message, up.flags)).map_err(step_error(
+            &link,
+            &Place::Node,
+            LinkStep::Up,
+        ))
     })
     .await
 }

@@ -2,7 +2,10 @@
 //!
 //! Owns the only `unsafe` of the agent (`ioctl` for ethtool and nsfs, `bind` of a packet socket). Must never enter a
 //! namespace on a thread of the async runtime, and must never know what a pod or a bridge is.
-#![expect(unsafe_code, reason = "ethtool and nsfs ioctls and sockaddr_ll have no safe wrapper; nothing else here does")]
+#![expect(
+    unsafe_code,
+    reason = "ethtool and nsfs ioctls and sockaddr_ll have no safe wrapper; nothing else here does"
+)]
 
 mod ethtool;
 mod packet;

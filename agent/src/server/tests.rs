@@ -96,7 +96,10 @@ async fn each_operation_is_answered() {
     let cases = [
         (request("add", "web", 1000), json!({ "version": 1, "ok": { "interfaces": ["eth1"] } })),
         (request("del", "web", 1000), json!({ "version": 1, "ok": {} })),
-        (request("check", "web", 1000), json!({ "version": 1, "error": { "code": 100, "msg": "web has no eth1" } })),
+        (
+            request("check", "web", 1000),
+            json!({ "version": 1, "error": { "code": 100, "msg": "web has no eth1" } }),
+        ),
         (r#"{"version":1,"op":"ping"}"#.to_owned(), json!({ "version": 1, "ok": {} })),
         (r#"{"version":1,"op":"dump"}"#.to_owned(), json!({ "version": 1, "ok": { "node": "n1" } })),
     ];

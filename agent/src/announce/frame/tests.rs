@@ -27,22 +27,18 @@ fn gratuitous_arp_asks_for_its_own_address() {
 #[test]
 fn unsolicited_advertisement_goes_to_all_nodes_with_override_and_checksum() {
     let frame = unsolicited_advertisement(MAC, "fd00::5".parse().expect("address"));
-    let expected = hex(
-        "333300000001 021122334455 86dd 60000000 0020 3a ff \
+    let expected = hex("333300000001 021122334455 86dd 60000000 0020 3a ff \
          fd000000000000000000000000000005 ff020000000000000000000000000001 \
-         88 00 f3fa 20000000 fd000000000000000000000000000005 02 01 021122334455",
-    );
+         88 00 f3fa 20000000 fd000000000000000000000000000005 02 01 021122334455");
     assert_eq!(frame, expected);
 }
 
 #[test]
 fn dad_solicitation_goes_to_the_solicited_node_group_without_options() {
     let frame = dad_solicitation(MAC, "fd00::12:3456".parse().expect("address"));
-    let expected = hex(
-        "3333ff123456 021122334455 86dd 60000000 0018 3a ff \
+    let expected = hex("3333ff123456 021122334455 86dd 60000000 0018 3a ff \
          00000000000000000000000000000000 ff0200000000000000000001ff123456 \
-         87 00 14d7 00000000 fd000000000000000000000000123456",
-    );
+         87 00 14d7 00000000 fd000000000000000000000000123456");
     assert_eq!(frame, expected);
 }
 

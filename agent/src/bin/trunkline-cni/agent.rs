@@ -89,7 +89,10 @@ fn ask_once(socket: &str, request: &Request, until: Instant) -> io::Result<Respo
     let mut answer = Vec::new();
     BufReader::new(stream.take(MAX_ANSWER)).read_until(b'\n', &mut answer)?;
     if answer.is_empty() {
-        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it closed the connection without an answer"));
+        return Err(io::Error::new(
+            io::ErrorKind::UnexpectedEof,
+            "it closed the connection without an answer",
+        ));
     }
     Ok(serde_json::from_slice(&answer)?)
 }

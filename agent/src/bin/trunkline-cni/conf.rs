@@ -58,7 +58,10 @@ impl<'a> Conf<'a> {
     /// Finds the keys that we know; everything else is other people's.
     pub(crate) fn parse(input: &'a [u8]) -> Result<Self, PluginFailure> {
         Self::find(input).map_err(|Malformed| {
-            PluginFailure::new(code::DECODE, "the network configuration on standard input is not a JSON object")
+            PluginFailure::new(
+                code::DECODE,
+                "the network configuration on standard input is not a JSON object",
+            )
         })
     }
 

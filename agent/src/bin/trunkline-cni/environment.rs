@@ -102,10 +102,7 @@ mod tests {
         }
         let failure = Command::parse(OsStr::new("add")).expect_err("lower case").0;
         assert_eq!(failure.code, 4);
-        assert_eq!(
-            failure.msg,
-            "CNI_COMMAND is \"add\"; known are ADD, DEL, CHECK, STATUS, VERSION and GC"
-        );
+        assert_eq!(failure.msg, "CNI_COMMAND is \"add\"; known are ADD, DEL, CHECK, STATUS, VERSION and GC");
     }
 
     #[test]

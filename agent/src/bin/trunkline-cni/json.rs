@@ -121,7 +121,10 @@ fn value_end(input: &[u8], start: usize) -> Result<usize, Malformed> {
         Some(b'{' | b'[') => nested_end(input, start),
         Some(b'a'..=b'z' | b'0'..=b'9' | b'-') => {
             let scalar = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'+' | b'.');
-            Ok(input[start..].iter().position(|byte| !scalar(byte)).map_or(input.len(), |length| start + length))
+            Ok(input[start..]
+                .iter()
+                .position(|byte| !scalar(byte))
+                .map_or(input.len(), |length| start + length))
         }
         _ => Err(Malformed),
     }
@@ -157,7 +160,8 @@ mod tests {
     #[test]
     fn members_are_slices_of_the_input() {
         let input = br#" { "a" : "x\"}" , "b":{"c":[1,{"d":"]"}]}, "e" : -1.5e+3, "f":null ,"g\/h":true } "#;
-        let found: Vec<Member<'_>> = members(input).expect("an object").map(|m| m.expect("well-formed")).collect();
+        let found: Vec<Member<'_>> =
+            members(input).expect("an object").map(|m| m.expect("well-formed")).collect();
         let expected: [Member<'_>; 5] = [
             (br#""a""#, br#""x\"}""#),
             (br#""b""#, br#"{"c":[1,{"d":"]"}]}"#),
@@ -173,8 +177,18 @@ mod tests {
 
     #[test]
     fn what_is_not_an_object_is_refused() {
-        for input in ["", "[]", "1", "{", r#"{"a""#, r#"{"a":"#, r#"{"a":1"#, r#"{"a" 1}"#, r#"{,"a":1}"#, r#"{"a":1 "b":2}"#]
-        {
+        for input in [
+            "",
+            "[]",
+            "1",
+            "{",
+            r#"{"a""#,
+            r#"{"a":"#,
+            r#"{"a":1"#,
+            r#"{"a" 1}"#,
+            r#"{,"a":1}"#,
+            r#"{"a":1 "b":2}"#,
+        ] {
             assert_eq!(member(input.as_bytes(), "b"), Err(Malformed), "{input}");
         }
     }

@@ -151,7 +151,8 @@ fn result_in_version(prev_result: &[u8], version: &str) -> Result<Vec<u8>, Plugi
     match json::member(prev_result, "cniVersion") {
         Ok(Some(_)) => Ok(prev_result.to_vec()),
         Ok(None) => {
-            let separator = if json::members(prev_result).is_ok_and(|mut rest| rest.next().is_none()) { "" } else { "," };
+            let separator =
+                if json::members(prev_result).is_ok_and(|mut rest| rest.next().is_none()) { "" } else { "," };
             let rest = String::from_utf8_lossy(&prev_result[1..]);
             Ok(format!("{{\"cniVersion\":\"{version}\"{separator}{rest}").into_bytes())
         }
@@ -172,10 +173,9 @@ mod tests {
 
     #[test]
     fn a_previous_result_without_version_gets_the_conflists() {
-        for (result, expected) in [
-            (r#"{"ips":[]}"#, r#"{"cniVersion":"1.0.0","ips":[]}"#),
-            ("{ }", r#"{"cniVersion":"1.0.0" }"#),
-        ] {
+        for (result, expected) in
+            [(r#"{"ips":[]}"#, r#"{"cniVersion":"1.0.0","ips":[]}"#), ("{ }", r#"{"cniVersion":"1.0.0" }"#)]
+        {
             let printed = result_in_version(result.as_bytes(), "1.0.0").expect("well-formed");
             assert_eq!(String::from_utf8_lossy(&printed), expected);
         }

@@ -50,8 +50,10 @@ fn settled(source: ConfFile) -> Vec<ConfFile> {
 
 #[test]
 fn the_first_other_conflist_is_copied_with_our_entry_last() {
-    let directory =
-        [file("20-b.conflist", &list("b", &["macvlan"])), file("10-a.conflist", &list("a", &["bridge", "portmap"]))];
+    let directory = [
+        file("20-b.conflist", &list("b", &["macvlan"])),
+        file("10-a.conflist", &list("a", &["bridge", "portmap"])),
+    ];
     let plan = decide(&directory);
     assert_eq!(plan.state, State::Chained { source: "10-a.conflist".to_owned() });
     let list = written(&plan);
@@ -66,7 +68,9 @@ fn the_first_other_conflist_is_copied_with_our_entry_last() {
 
 #[test]
 fn our_file_sorts_before_the_usual_names() {
-    for name in ["05-cilium.conflist", "10-calico.conflist", "00-trunkline.conflist.d.conf", "87-podman.conflist"] {
+    for name in
+        ["05-cilium.conflist", "10-calico.conflist", "00-trunkline.conflist.d.conf", "87-podman.conflist"]
+    {
         assert!(OUR_FILE < name, "{name}");
     }
 }
@@ -86,7 +90,8 @@ fn name_version_and_disable_check_stay_the_sources() {
 
 #[test]
 fn a_single_plugin_configuration_is_wrapped() {
-    let source = json!({ "cniVersion": "0.3.1", "name": "net", "type": "bridge", "ipam": { "type": "host-local" } });
+    let source =
+        json!({ "cniVersion": "0.3.1", "name": "net", "type": "bridge", "ipam": { "type": "host-local" } });
     for name in ["10-net.conf", "10-net.json"] {
         let copy = written(&decide(&[file(name, &source)]));
         assert_eq!(copy["cniVersion"], "0.3.1");
@@ -159,8 +164,9 @@ fn two_installers_that_copy_each_other_come_to_rest() {
         }
         directory = after(directory, &plan);
     }
-    let ours: Value = serde_json::from_slice(&directory.iter().find(|f| f.name == OUR_FILE).expect("ours").content)
-        .expect("JSON");
+    let ours: Value =
+        serde_json::from_slice(&directory.iter().find(|f| f.name == OUR_FILE).expect("ours").content)
+            .expect("JSON");
     assert_eq!(types(&ours), ["bridge", "other", "trunkline-cni"]);
 }
 
@@ -205,10 +211,8 @@ fn multus_as_primary_is_not_chained_to() {
 
 #[test]
 fn a_file_that_sorts_before_ours_is_named() {
-    let directory = [
-        file("00-aaa.conflist", &list("early", &["bridge"])),
-        file("10-a.conflist", &list("a", &["ptp"])),
-    ];
+    let directory =
+        [file("00-aaa.conflist", &list("early", &["bridge"])), file("10-a.conflist", &list("a", &["ptp"]))];
     let plan = decide(&directory);
     assert_eq!(plan.shadowed_by, ["00-aaa.conflist"]);
     assert_eq!(plan.state, State::Chained { source: "00-aaa.conflist".to_owned() });
@@ -248,7 +252,8 @@ fn a_source_in_the_middle_of_being_written_does_not_switch_the_primary() {
 
 #[test]
 fn versions_without_chaining_are_not_chained_to() {
-    for source in [json!({ "name": "x", "type": "bridge" }), json!({ "cniVersion": "0.2.0", "name": "x", "type": "b" })]
+    for source in
+        [json!({ "name": "x", "type": "bridge" }), json!({ "cniVersion": "0.2.0", "name": "x", "type": "b" })]
     {
         let plan = decide(&[file("10-x.conf", &source)]);
         let expected = "its cniVersion is 0.2.0; plugins are chained from 0.3.0 on".to_owned();

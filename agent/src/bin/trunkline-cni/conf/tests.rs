@@ -24,7 +24,11 @@ fn a_pod_without_the_annotation_asks_nothing() {
         r#"{"k8s.v1.cni.cncf.io/networks":null}"#,
         r#"{"k8s.v1.cni.cncf.io/networks-status":"x"}"#,
     ] {
-        assert_eq!(conf(&capability(annotations)).annotations(), Ok(Annotations::AsksNothing), "{annotations}");
+        assert_eq!(
+            conf(&capability(annotations)).annotations(),
+            Ok(Annotations::AsksNothing),
+            "{annotations}"
+        );
     }
     for annotations in [
         r#"{"a":"b","k8s.v1.cni.cncf.io/networks":"net1"}"#,
