@@ -203,7 +203,10 @@ impl Bridges {
     /// What the switch counted per port of a bridge: packets that really came in and were forwarded.
     pub async fn flow_stats(&self, bridge: &BridgeName) -> Result<Vec<FlowCount>, FlowError> {
         // A connection of its own: a question now and then must not hold up the bridge's task.
-        let stats = self.core.switches.connect(bridge.as_str()).stats().await?;
+        let switch = self.core.switches.connect(bridge.as_str());
+        // If vswitchd does not answer in time, the question itself says so.
+        let _ = timeout(FLOWS_GONE, switch.connected()).await;
+        let stats = switch.stats().await?;
         let count = |flow: trunkline_ovs::FlowStats| {
             let ofport = flow.allow()?.in_port();
             cookie::is_ours(flow.cookie).then_some(FlowCount {

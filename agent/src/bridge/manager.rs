@@ -64,19 +64,20 @@ pub(super) struct Core {
     pub(super) options: BridgesOptions,
     pub(super) states: watch::Sender<BridgeStates>,
     pub(super) switches: SwitchOptions,
-    wanted: watch::Sender<BTreeMap<BridgeName, Wanted>>,
+    /// `None` until the first configuration: without one nothing is known to be unwanted.
+    wanted: watch::Sender<Option<BTreeMap<BridgeName, Wanted>>>,
     shared: Mutex<HashMap<String, Arc<Shared>>>,
 }
 
 impl Bridges {
-    /// Starts with no bridge; [`Self::apply`] says which there should be. Must be called inside a tokio runtime.
+    /// Touches nothing before [`Self::apply`] has said which bridges there should be. Must be called inside a tokio runtime.
     pub fn start(ovsdb: Ovsdb, options: BridgesOptions) -> Self {
         let core = Arc::new(Core {
             switches: SwitchOptions { run_dir: options.run_dir.clone() },
             ovsdb,
             options,
             states: watch::Sender::new(BridgeStates::default()),
-            wanted: watch::Sender::new(BTreeMap::new()),
+            wanted: watch::Sender::new(None),
             shared: Mutex::default(),
         });
         let manager = Manager::new(Arc::clone(&core)).run().instrument(tracing::info_span!("bridges"));
@@ -97,7 +98,7 @@ impl Bridges {
             states.extend(fresh.into_iter().map(|name| (name.clone(), not_yet(name))));
             changed
         });
-        self.core.wanted.send_replace(wanted);
+        self.core.wanted.send_replace(Some(wanted));
     }
 
     /// The state of every bridge that is configured, or ours and still there; now and as it changes.
@@ -134,7 +135,7 @@ fn not_yet(name: BridgeName) -> BridgeState {
 struct Manager {
     core: Arc<Core>,
     replica: watch::Receiver<Arc<Replica>>,
-    wanted: watch::Receiver<BTreeMap<BridgeName, Wanted>>,
+    wanted: watch::Receiver<Option<BTreeMap<BridgeName, Wanted>>>,
     nics: watch::Sender<Nics>,
     executor: Executor,
     kernel: KernelDatapath,
@@ -164,8 +165,11 @@ impl Manager {
     async fn run(mut self) {
         self.drop_ports_of_earlier_boots().await;
         let mut watcher = NicWatcher::new();
+        if self.wanted.wait_for(Option::is_some).await.is_err() {
+            return;
+        }
         loop {
-            let wanted = self.wanted.borrow_and_update().clone();
+            let wanted = self.wanted.borrow_and_update().clone().unwrap_or_default();
             let replica = Arc::clone(&self.replica.borrow_and_update());
             let names = interesting_nics(&wanted, &replica);
             if watcher.look(names).await {

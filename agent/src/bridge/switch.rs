@@ -42,6 +42,11 @@ impl Switch {
         self.connection.borrow().connected
     }
 
+    /// Waits until vswitchd answers.
+    pub(super) async fn connected(&self) -> Result<(), FlowError> {
+        self.flows.connected().await.map(|_| ())
+    }
+
     /// Waits until the connection comes or goes. Cancel-safe (`watch`).
     pub(super) async fn changed(&mut self) {
         if self.connection.changed().await.is_err() {
