@@ -26,7 +26,7 @@ const CHANNEL: usize = 4096;
 pub struct OvsdbOptions {
     /// The Unix socket, `db.sock` of the run directory.
     pub socket: PathBuf,
-    /// Silence after which the server is probed, and again after which it is given up. Default 5 s.
+    /// Silence after which the server is probed, and again after which it is given up. Default 10 s.
     pub probe_interval: Duration,
     /// How long a call waits for a connection before [`TransactError::NotConnected`]. Default 15 s.
     pub queue_wait: Duration,
@@ -41,7 +41,7 @@ impl OvsdbOptions {
     pub fn new(socket: impl Into<PathBuf>) -> Self {
         Self {
             socket: socket.into(),
-            probe_interval: Duration::from_secs(5),
+            probe_interval: Duration::from_secs(10),
             queue_wait: Duration::from_secs(15),
             max_backoff: Duration::from_secs(1),
             max_operations: 8192,

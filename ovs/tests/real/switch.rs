@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use trunkline_ovs::{BridgeSpec, OpenFlow, OpenFlowOptions, Ovsdb, OvsdbOptions, add_bridge};
 
 /// How long anything may take on a machine that is busy with other things.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 

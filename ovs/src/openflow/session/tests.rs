@@ -6,6 +6,8 @@ use super::super::flow::AllowFlow;
 use super::super::wire::MessageBuffer;
 use super::*;
 
+type Answer = Receiver<Result<(), FlowError>>;
+
 struct Talk {
     session: Session,
     out: BytesMut,
@@ -38,15 +40,12 @@ impl Talk {
         self.session.receive(header, &Bytes::copy_from_slice(body), &mut self.out)
     }
 
-    fn apply(changes: Vec<FlowMod>) -> (Request, Receiver<Result<(), FlowError>>) {
+    fn apply(changes: Vec<FlowMod>) -> (Request, Answer) {
         let (reply, answer) = oneshot::channel();
         (Request::Apply { changes, reply }, answer)
     }
 
-    fn bundle(
-        &mut self,
-        ports: std::ops::Range<u32>,
-    ) -> (Vec<(Header, Bytes)>, Receiver<Result<(), FlowError>>) {
+    fn bundle(&mut self, ports: std::ops::Range<u32>) -> (Vec<(Header, Bytes)>, Answer) {
         let (reply, answer) = oneshot::channel();
         self.session
             .submit(vec![Request::Bundle { changes: ports.map(flow).collect(), reply }], &mut self.out);

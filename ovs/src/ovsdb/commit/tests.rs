@@ -196,7 +196,9 @@ fn the_number_of_operations_is_limited_and_nothing_is_done_for_nothing() {
         commit.push(call(port(name)).0);
     }
     let (callers, _answers): (Vec<_>, Vec<_>) = [port("a"), port("b")].map(call).into_iter().unzip();
-    callers.into_iter().for_each(|call| commit.push(call));
+    for call in callers {
+        commit.push(call);
+    }
     assert_eq!(serve(&mut commit, granted), 2, "two callers with three operations each do not fit into four");
 }
 

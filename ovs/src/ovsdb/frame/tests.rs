@@ -47,7 +47,7 @@ proptest! {
         pieces in proptest::collection::vec(1..40_usize, 1..8),
         blank in "[ \r\n\t]{0,3}",
     ) {
-        let text: String = messages.iter().map(|message| format!("{blank}{message}")).collect();
+        let text = messages.iter().flat_map(|message| [blank.clone(), message.to_string()]).collect::<String>();
         prop_assert_eq!(feed(text.as_bytes(), &pieces), Ok(messages));
     }
 

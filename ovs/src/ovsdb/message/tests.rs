@@ -4,9 +4,11 @@ use serde_json::json;
 
 use super::*;
 
+type Expected = fn(&Result<Message, MessageError>) -> bool;
+
 #[test]
 fn messages_are_told_apart() {
-    let cases: [(Json, fn(&Result<Message, MessageError>) -> bool); 7] = [
+    let cases: [(Json, Expected); 7] = [
         (json!({"method": "echo", "params": [], "id": "x"}), |m| matches!(m, Ok(Message::Request { .. }))),
         (json!({"method": "update", "params": [null, {}], "id": null}), |m| {
             matches!(m, Ok(Message::Notification { .. }))
