@@ -1,4 +1,4 @@
-//! Names that are computed, never stored: OpenFlow cookies and host veth names.
+//! Names that are computed, never stored: `OpenFlow` cookies and host veth names.
 //!
 //! Owns the two hashes of the attachment's identity. Must never depend on anything but its arguments: after a restart
 //! the same inputs have to give the same names.

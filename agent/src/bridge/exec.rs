@@ -153,7 +153,7 @@ pub(super) fn operations(bridge: &str, step: &Step, replica: &Replica) -> Vec<Op
     }
 }
 
-/// A bridge that is restricted to other OpenFlow versions has to speak ours as well.
+/// A bridge that is restricted to other `OpenFlow` versions has to speak ours as well.
 fn adopted_columns(bridge: &str, replica: &Replica) -> Vec<Operation> {
     let mut columns: Vec<(&'static str, Value)> = vec![("fail_mode", "secure".into())];
     let protocols = replica.bridge(bridge).map(|row| row.protocols.clone()).unwrap_or_default();

@@ -28,7 +28,7 @@ pub struct PortFlow {
     pub cookie: u64,
 }
 
-/// The flows of a bridge by OpenFlow port number.
+/// The flows of a bridge by `OpenFlow` port number.
 pub type FlowTable = BTreeMap<u32, PortFlow>;
 
 /// What the upper 16 bits of every cookie of ours are, the lower ones 0.
@@ -39,7 +39,7 @@ pub const OUR_COOKIE: u64 = cookie::OURS;
 pub enum Listed {
     /// Has the form of one of ours.
     Port {
-        /// OpenFlow port number.
+        /// `OpenFlow` port number.
         ofport: u32,
         /// Its flow.
         flow: PortFlow,

@@ -26,7 +26,7 @@ const FLOWS_GONE: Duration = Duration::from_secs(1);
 /// What the switch counted for one pod port or uplink.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FlowCount {
-    /// OpenFlow port number.
+    /// `OpenFlow` port number.
     pub ofport: u32,
     /// Cookie of its flow.
     pub cookie: u64,

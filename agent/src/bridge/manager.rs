@@ -171,7 +171,8 @@ impl Manager {
         loop {
             let wanted = self.wanted.borrow_and_update().clone().unwrap_or_default();
             let replica = Arc::clone(&self.replica.borrow_and_update());
-            let names = interesting_nics(&wanted, &replica);
+            let mut names = interesting_nics(&wanted, &replica);
+            names.extend(self.executor.journal.nics());
             if watcher.look(names).await {
                 self.nics.send_if_modified(|nics| {
                     let changed = nics != watcher.nics();
@@ -221,10 +222,12 @@ impl Manager {
             let is_wanted =
                 wanted.values().any(|bridge| bridge.uplinks.iter().any(|uplink| uplink.nic == nic));
             let present = self.nics.borrow().contains_key(&nic);
-            if !is_wanted && present && replica.port(&nic).is_none() {
-                if let Err(error) = self.executor.offloads_restore(&nic).await {
-                    tracing::warn!(error = %chain(&error), "cannot put offloads back");
-                }
+            if !is_wanted
+                && present
+                && replica.port(&nic).is_none()
+                && let Err(error) = self.executor.offloads_restore(&nic).await
+            {
+                tracing::warn!(error = %chain(&error), "cannot put offloads back");
             }
         }
     }
@@ -297,8 +300,7 @@ fn stale_ports(replica: &Replica, boot_id: &str) -> Vec<(String, trunkline_ovs::
         .collect()
 }
 
-/// NICs that are uplinks, or are to be, or have something to be put back. Only NICs that a bridge of ours holds count
-/// among those present: a foreign bridge's are not looked at.
+/// NICs that are uplinks of ours, or are to be.
 fn interesting_nics(wanted: &BTreeMap<BridgeName, Wanted>, replica: &Replica) -> BTreeSet<String> {
     let asked = wanted.values().flat_map(|bridge| bridge.uplinks.iter().map(|uplink| uplink.nic.clone()));
     let is_uplink = |port: &&Arc<trunkline_ovs::Port>| {

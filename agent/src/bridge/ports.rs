@@ -67,7 +67,7 @@ pub struct PodPort {
 /// A pod port that passes traffic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PortReady {
-    /// OpenFlow port number, 1–65279.
+    /// `OpenFlow` port number, 1–65279.
     pub ofport: u32,
     /// Cookie of its flow.
     pub cookie: u64,
@@ -102,7 +102,7 @@ pub enum PortError {
         /// `Interface.error` in OVSDB.
         message: String,
     },
-    /// vswitchd or its OpenFlow socket did not answer in time.
+    /// vswitchd or its `OpenFlow` socket did not answer in time.
     #[error("port {port} on bridge {bridge} was not ready within {}: waited for {stage}", Seconds(*.waited))]
     Deadline {
         /// Port.
@@ -176,7 +176,7 @@ pub struct PodPortRow {
     pub netns: String,
     /// Wall time of the ADD in milliseconds.
     pub attach_ms: Option<u64>,
-    /// OpenFlow port number; `None` until vswitchd has opened the link, or when it could not.
+    /// `OpenFlow` port number; `None` until vswitchd has opened the link, or when it could not.
     pub ofport: Option<u32>,
     /// What vswitchd says is wrong.
     pub error: Option<String>,

@@ -68,12 +68,13 @@ pub struct UplinkState {
     pub mtu: Option<Mtu>,
     /// `allowedVLANs` of the configuration.
     pub vlans: VlanSet,
-    /// OpenFlow port number once vswitchd has it.
+    /// `OpenFlow` port number once vswitchd has it.
     pub ofport: Option<u32>,
 }
 
 /// One bridge.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is asked for alone, by metrics, dumps and callers")]
 pub struct BridgeState {
     /// Name.
     pub name: BridgeName,

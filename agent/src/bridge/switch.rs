@@ -1,6 +1,6 @@
 //! One bridge's flow table through its `.mgmt` socket.
 //!
-//! Owns the translation between `flows` and OpenFlow; decides nothing.
+//! Owns the translation between `flows` and `OpenFlow`; decides nothing.
 
 use std::path::PathBuf;
 

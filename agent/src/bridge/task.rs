@@ -27,7 +27,7 @@ use super::switch::{Switch, SwitchOptions};
 /// How often flows are compared and everything is planned anew, whatever happened.
 const COMPARE_EVERY: Duration = Duration::from_secs(10);
 /// After vswitchd came back or `fail_mode` changed, it may still drop flows: look again this soon.
-const RECHECKS: [Duration; 2] = [Duration::from_millis(200), Duration::from_millis(1000)];
+const RECHECKS: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(1)];
 /// Pause after a step or a change of flows failed.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -148,7 +148,7 @@ impl BridgeTask {
         self.not_before = Some(Instant::now() + RETRY);
     }
 
-    /// Connects to the bridge's OpenFlow socket while the bridge exists.
+    /// Connects to the bridge's `OpenFlow` socket while the bridge exists.
     fn follow_switch(&mut self, replica: &Replica) {
         let exists = replica.bridge(self.name.as_str()).is_some();
         if exists && self.switch.is_none() {

@@ -159,7 +159,7 @@ pub enum DesiredError {
         /// This node.
         node: String,
         /// Why.
-        obstacle: BridgeObstacle,
+        obstacle: Box<BridgeObstacle>,
     },
     /// The NAD's MTU does not fit the uplink.
     #[error(
@@ -215,12 +215,11 @@ impl DesiredError {
     /// Whether the same request may succeed within an ADD's deadline, so that waiting is worth while: objects that are
     /// applied together with the pod, and a bridge that is being made.
     pub fn is_transient(&self) -> bool {
-        matches!(
-            self,
-            Self::NadMissing { .. }
-                | Self::PoolMissing { .. }
-                | Self::BridgeNotReady { obstacle: BridgeObstacle::Pending { .. }, .. }
-        )
+        match self {
+            Self::NadMissing { .. } | Self::PoolMissing { .. } => true,
+            Self::BridgeNotReady { obstacle, .. } => matches!(**obstacle, BridgeObstacle::Pending { .. }),
+            _ => false,
+        }
     }
 }
 

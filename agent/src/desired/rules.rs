@@ -147,7 +147,7 @@ impl Request<'_> {
             Some(bridge) => return Ok(bridge),
             None => BridgeObstacle::Pending { reason: "it is not set up yet".to_owned() },
         };
-        Err(DesiredError::BridgeNotReady { nad, bridge: name.clone(), node, obstacle })
+        Err(DesiredError::BridgeNotReady { nad, bridge: name.clone(), node, obstacle: Box::new(obstacle) })
     }
 
     /// The pools in the NAD's order, and each one's VLAN.

@@ -40,9 +40,8 @@ async fn add(bridges: &Bridges, name: &str, vlan: u16) {
 async fn ready(bridges: &Bridges) {
     let mut states = bridges.state();
     let up = states.wait_for(|states| states.values().all(|state| state.ready));
-    if tokio::time::timeout(PATIENCE, up).await.is_err() {
-        panic!("not ready: {:#?}", bridges.state().borrow());
-    }
+    let up = tokio::time::timeout(PATIENCE, up).await.is_ok();
+    assert!(up, "not ready: {:#?}", bridges.state().borrow());
 }
 
 fn set(links: &[&str]) -> BTreeSet<String> {
@@ -85,7 +84,7 @@ fn pods_talk_on_their_vlan_and_tagged_frames_of_pods_go_nowhere() {
                 assert_eq!(ear.send(from, tags, &[], QUIET).await, set(&[]), "{tags:?} from {from}");
             }
         }
-        let counted = bounded(bridges.flow_stats(&"br1".parse().unwrap())).await.expect("counters");
+        let counted = bounded(bridges.flow_stats(&"br1".parse().expect("a name"))).await.expect("counters");
         assert_eq!(counted.len(), 5, "one flow per uplink and pod, nothing else: {counted:?}");
         bounded(bridges.remove_pod_ports(&["va".to_owned()])).await.expect("it goes");
         assert_eq!(ear.send("pva", &[], &[], QUIET).await, set(&[]));
@@ -185,9 +184,7 @@ fn ports_of_an_earlier_boot_and_bridges_of_others_are_told_apart() {
         let reason = |bridges: &Bridges| {
             let states = bridges.state();
             let states = states.borrow();
-            states
-                .get("br2")
-                .and_then(|state| state.conditions.first().map(|condition| condition.to_string()))
+            states.get("br2").and_then(|state| state.conditions.first().map(ToString::to_string))
         };
         let expected = "bridge br2 exists and is not adopted: its fail_mode is unset and it has ports (tap0) that would go \
                         dark; set adopt: true for it if it is meant for Trunkline";

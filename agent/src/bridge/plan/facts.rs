@@ -123,6 +123,7 @@ pub struct PortRow {
 
 /// A link of the node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "facts of a link that do not depend on each other")]
 pub struct NicFacts {
     /// Administratively up.
     pub up: bool,

@@ -31,11 +31,11 @@ fn give_up(name: &BridgeName, row: &BridgeRow, actual: &Actual) -> Plan {
     }
     let mut steps = Vec::new();
     let uplinks = || row.ports.iter().filter(|(_, port)| matches!(port.kind, PortKind::Uplink(_)));
-    if !created {
+    if created {
+        steps.push(Step::DeleteBridge);
+    } else {
         steps.extend(uplinks().map(|(nic, port)| removal(nic, port)));
         steps.push(Step::ReleaseBridge { fail_mode: row.previous_fail_mode.clone() });
-    } else {
-        steps.push(Step::DeleteBridge);
     }
     steps.extend(uplinks().filter_map(|(nic, _)| restoration(nic, actual)));
     Plan { steps, ..Plan::default() }
