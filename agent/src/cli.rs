@@ -44,7 +44,7 @@ pub struct Options {
     /// Service-account token with audience trunkline-ipam, bound to this node
     #[arg(long, global = true, default_value = "/var/run/secrets/trunkline.io/token")]
     pub ipam_token_file: PathBuf,
-    /// CA of the IPAM service as a file; without it, ConfigMap trunkline-ca
+    /// CA of the IPAM service as a file; without it, that of the cluster is watched
     #[arg(long, global = true)]
     pub ipam_ca_file: Option<PathBuf>,
     /// The plugin's binary to install on the node; without it, trunkline-cni beside this program
@@ -53,6 +53,9 @@ pub struct Options {
     /// What must be undone exactly is written down here first
     #[arg(long, global = true, default_value = crate::journal::DEFAULT_PATH)]
     pub journal: PathBuf,
+    /// Where the kernel says which boot this is
+    #[arg(long, global = true, default_value = "/proc/sys/kernel/random/boot_id")]
+    pub boot_id_file: PathBuf,
     /// Port of /metrics, /healthz and /readyz, instead of the configuration's metricsPort
     #[arg(long)]
     pub metrics_port: Option<u16>,
@@ -86,7 +89,11 @@ enum Command {
     /// Refuse, with exit code 64, where another Open vSwitch runs on this node
     OvsInit(ovs_init::InitArgs),
     /// Take everything of Trunkline off this node; works with the agent stopped
-    UninstallNode,
+    UninstallNode {
+        /// Only the files of Trunkline's own Open vSwitch, once that is stopped
+        #[arg(long)]
+        files: bool,
+    },
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -117,7 +124,8 @@ pub fn main() -> ExitCode {
             done(dump_client::print(&cli.options.socket).map_err(|error| (1, chain(&error))))
         }
         Command::OvsInit(args) => with_runtime(ovs_init::run(args, cli.options)),
-        Command::UninstallNode => with_runtime(uninstall::run(cli.options)),
+        Command::UninstallNode { files: false } => with_runtime(uninstall::run(cli.options)),
+        Command::UninstallNode { files: true } => with_runtime(async { uninstall::files::run() }),
     }
 }
 
@@ -174,8 +182,7 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 }
 
 fn log_to_stderr(format: LogFormat) {
-    const DEFAULT: &str =
-        "info,kube=warn,kube_client=warn,kube_runtime=warn,hyper=warn,tower=warn,h2=warn,rustls=warn";
+    const DEFAULT: &str = "info,kube_client=off,kube_runtime=off,hyper=warn,tower=warn,h2=warn,rustls=warn";
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match format {

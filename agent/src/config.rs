@@ -1,6 +1,6 @@
 //! The configuration in force: read at the start, re-read while running, the last good one kept.
 //!
-//! One task polls the file and publishes what is good; a ConfigMap swaps a symbolic link, so the content is compared
+//! One task polls the file and publishes what is good; a `ConfigMap` swaps a symbolic link, so the content is compared
 //! and nothing is watched. Owns the file; must never act on what it says. The task's awaits (a sleep, a read) lose
 //! nothing when they are dropped.
 

@@ -5,6 +5,10 @@
 //! that ends by itself ends the process, so that the kubelet starts it anew. Stopping leaves ports, flows and
 //! conflist as they are. Must never hold a decision about a pod or a bridge.
 
+mod chain;
+mod gate;
+mod node;
+mod node_events;
 mod wiring;
 
 use std::{sync::Arc, time::Duration};
@@ -53,14 +57,6 @@ pub enum RunError {
     /// The CNI socket cannot be opened.
     #[error(transparent)]
     Socket(#[from] ServerError),
-    /// Part of the node cannot be worked with.
-    #[error("cannot start {part}: {message}")]
-    Start {
-        /// What.
-        part: &'static str,
-        /// Why, with its causes.
-        message: String,
-    },
     /// Signals cannot be received.
     #[error("cannot listen for signals")]
     Signals(#[source] std::io::Error),
@@ -128,7 +124,7 @@ impl Tasks {
 pub async fn run(options: Options) -> Result<(), RunError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Signals)?;
-    let (mut intake, mut needed, attacher) = start(options).await?;
+    let (mut intake, mut needed, gate) = start(options).await?;
     let result = tokio::select! { biased;
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
@@ -140,20 +136,22 @@ pub async fn run(options: Options) -> Result<(), RunError> {
         Err(error) => tracing::error!(error = %chain(error), "stopping"),
     }
     intake.end("intake", DRAIN).await;
-    attacher.settled().await;
+    if tokio::time::timeout(LAST, gate.settled()).await.is_err() {
+        warn!("work on pods is cut off at the stop; orphan collection ends it");
+    }
     needed.end("needed", LAST).await;
     result
 }
 
 /// Starts everything; nothing here waits for API server, controller or Open vSwitch for more than a few seconds.
-async fn start(options: Options) -> Result<(Tasks, Tasks, wiring::Work), RunError> {
+async fn start(options: Options) -> Result<(Tasks, Tasks, gate::Gate), RunError> {
     let node = options.node_name.clone().filter(|name| !name.is_empty()).ok_or(RunError::NodeName)?;
     let metrics = Metrics::new();
     let (recorder, writer) = events::recorder(&node, Arc::clone(&metrics));
-    let followed = config::follow(&options.config, recorder.clone(), Arc::clone(&metrics));
+    let loaded = config::follow(&options.config, recorder.clone(), Arc::clone(&metrics));
     let client = kube::client(options.kubeconfig.as_deref()).await;
-    let (config, follower) = match followed {
-        Ok(followed) => followed,
+    let (config, follower) = match loaded {
+        Ok(loaded) => loaded,
         Err(error) => {
             last_words(&recorder, writer, client, reason::CONFIG_INVALID, &error).await;
             return Err(error.into());
@@ -161,14 +159,13 @@ async fn start(options: Options) -> Result<(Tasks, Tasks, wiring::Work), RunErro
     };
     let client = client?;
     info!(%node, version = env!("CARGO_PKG_VERSION"), "agent starts");
-    if config.current().gates.secondary_network
-        && let Err(conflict) = neighbours::check(client.clone()).await
-    {
+    let checked = config.current().gates.secondary_network;
+    if checked && let Err(conflict) = neighbours::check(client.clone()).await {
         last_words(&recorder, writer, Ok(client), reason::ANTREA_CONFLICT, &conflict).await;
         return Err(conflict.into());
     }
     let parts = wiring::Parts { options, node, metrics, recorder, writer, config, follower, client };
-    wiring::start(parts)
+    wiring::start(parts, checked)
 }
 
 /// Records why the process ends, if the API server can be reached within two seconds.
@@ -207,6 +204,6 @@ mod tests {
     #[test]
     fn only_configuration_and_usage_end_with_64() {
         assert!(RunError::NodeName.is_usage());
-        assert!(!RunError::Start { part: "x", message: String::new() }.is_usage());
+        assert!(!RunError::Task { task: "x", message: String::new() }.is_usage());
     }
 }

@@ -166,6 +166,11 @@ pub struct CniServer {
 }
 
 impl CniServer {
+    /// Does an agent serve this socket now.
+    pub fn is_served(path: &Path) -> bool {
+        std::os::unix::net::UnixStream::connect(path).is_ok()
+    }
+
     /// Opens the socket: directory 0755, socket 0600, a leftover of an earlier agent replaced.
     pub fn bind(path: &Path) -> Result<Self, ServerError> {
         let failed = |source| ServerError::Bind { path: path.to_owned(), source };
@@ -173,7 +178,7 @@ impl CniServer {
             std::fs::create_dir_all(directory).map_err(failed)?;
             std::fs::set_permissions(directory, PermissionsExt::from_mode(0o755)).map_err(failed)?;
         }
-        if std::os::unix::net::UnixStream::connect(path).is_ok() {
+        if Self::is_served(path) {
             return Err(ServerError::InUse { path: path.to_owned() });
         }
         // Bound aside and renamed: the socket is never there with other rights, and never missing once it was there.

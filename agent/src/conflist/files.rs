@@ -93,8 +93,8 @@ pub(super) fn write_conflist(directory: &Path, content: &[u8]) -> Result<(), Con
     replace(&directory.join(OUR_FILE), content, 0o644)
 }
 
-/// Removes our conflist.
-pub(super) fn remove_conflist(directory: &Path) -> Result<bool, ConflistError> {
+/// Removes our conflist; says whether it was there.
+pub fn remove_conflist(directory: &Path) -> Result<bool, ConflistError> {
     remove(&directory.join(OUR_FILE))
 }
 

@@ -7,6 +7,6 @@ mod files;
 mod plan;
 mod writer;
 
-pub use files::{ConflistError, Removed, uninstall};
+pub use files::{ConflistError, Removed, remove_conflist, uninstall};
 pub use plan::{Action, ConfFile, History, OUR_FILE, OurEntry, PLUGIN, Plan, Skipped, State, plan};
 pub use writer::{ConflistOptions, ConflistWriter, Look};

@@ -7,7 +7,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use tokio::sync::watch;
 
-use super::{RunError, Tasks};
+use super::{RunError, Tasks, gate::Gate, node::Node};
 use crate::{
     cli::Options,
     config::{ConfigFollower, ConfigHandle},
@@ -19,8 +19,7 @@ use crate::{
         status::StatusWriter,
     },
     metrics::Metrics,
-    protocol::Failure,
-    server::{AddReply, CniHandler, CniServer, Deadline, SandboxRequest},
+    server::CniServer,
 };
 
 /// What exists before anything is started.
@@ -35,38 +34,42 @@ pub(super) struct Parts {
     pub(super) client: ::kube::Client,
 }
 
-/// The pods' work, which outlives the connections that asked for it.
-pub(super) struct Work;
-
-impl Work {
-    /// Returns when what is under way has ended.
-    pub(super) async fn settled(&self) {}
-}
-
 /// What talks to the API server and the controller.
-struct Cluster {
-    objects: ObjectCache,
-    ipam: IpamClient,
-    status: StatusWriter,
+pub(super) struct Cluster {
+    pub(super) objects: ObjectCache,
+    pub(super) ipam: IpamClient,
+    pub(super) status: StatusWriter,
 }
 
-/// Starts every task.
-pub(super) fn start(parts: Parts) -> Result<(Tasks, Tasks, Work), RunError> {
+/// Starts every task. Antrea's configuration was looked at if `checked`.
+pub(super) fn start(parts: Parts, checked: bool) -> Result<(Tasks, Tasks, Gate), RunError> {
     let (mut intake, mut needed) = (Tasks::new(), Tasks::new());
     let server = CniServer::bind(&parts.options.socket)?;
-    let readiness = watch::Sender::new(Readiness {
-        config: true,
-        socket: true,
-        conflist: !parts.config.current().gates.secondary_network,
-    });
+    let gate = Gate::new(parts.node.clone(), parts.config.clone());
+    let conflist = !parts.config.current().gates.secondary_network;
+    let readiness = watch::Sender::new(Readiness { config: true, socket: true, conflist });
     serve_http(&parts, readiness.subscribe(), &mut needed);
-    let config = parts.config.clone();
-    let recorder = parts.recorder.clone();
+    let (options, name) = (parts.options.clone(), parts.node.clone());
+    let (config, recorder, metrics) =
+        (parts.config.clone(), parts.recorder.clone(), Arc::clone(&parts.metrics));
     let cluster = start_cluster(parts, &mut needed);
-    let _ = (config, recorder, cluster.objects, cluster.ipam, cluster.status);
+    let node = Node {
+        options,
+        name,
+        config,
+        cluster,
+        gate: gate.clone(),
+        readiness,
+        recorder,
+        metrics,
+        intake_stop: intake.stop(),
+        checked,
+    };
+    let stop = needed.stop();
+    needed.spawn("node", node.run(stop));
     let stop = intake.stop();
-    intake.spawn("socket", server.run(Arc::new(NotReady), stop));
-    Ok((intake, needed, Work))
+    intake.spawn("socket", server.run(Arc::new(gate.clone()), stop));
+    Ok((intake, needed, gate))
 }
 
 fn serve_http(parts: &Parts, readiness: watch::Receiver<Readiness>, needed: &mut Tasks) {
@@ -84,9 +87,9 @@ fn start_cluster(parts: Parts, needed: &mut Tasks) -> Cluster {
     let stop = needed.stop();
     needed.spawn("config", follower.run(stop.clone()));
     needed.spawn("events", writer.run(client.clone(), objects.node_uid(), stop.clone()));
-    let watched =
+    let scope =
         WatchOptions { node: node.clone(), namespace: options.namespace, ca_file: options.ipam_ca_file };
-    let watches = WatchTasks::start(&objects, watched, recorder, &metrics, &stop);
+    let watches = WatchTasks::start(&objects, scope, recorder, &metrics, &stop);
     needed.spawn("watches", watches.join());
     let ipam = IpamOptions {
         node,
@@ -97,35 +100,4 @@ fn start_cluster(parts: Parts, needed: &mut Tasks) -> Cluster {
     let (ipam, releases) = IpamClient::new(ipam, metrics);
     needed.spawn("releases", releases.run(stop));
     Cluster { objects, ipam, status: StatusWriter::new(client) }
-}
-
-/// Answers until there is something that can attach pods.
-struct NotReady;
-
-impl NotReady {
-    fn failure() -> Failure {
-        Failure {
-            code: crate::server::code::TRY_AGAIN,
-            msg: "the agent is not ready to attach pods yet".to_owned(),
-            details: String::new(),
-        }
-    }
-}
-
-impl CniHandler for NotReady {
-    async fn add(&self, _: SandboxRequest, _: Deadline) -> Result<AddReply, Failure> {
-        Err(Self::failure())
-    }
-
-    async fn del(&self, _: SandboxRequest, _: Deadline) -> Result<(), Failure> {
-        Err(Self::failure())
-    }
-
-    async fn check(&self, _: SandboxRequest, _: Deadline) -> Result<(), Failure> {
-        Err(Self::failure())
-    }
-
-    fn dump(&self) -> serde_json::Value {
-        serde_json::json!({})
-    }
 }
