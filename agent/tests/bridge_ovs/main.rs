@@ -87,7 +87,8 @@ fn pods_talk_on_their_vlan_and_tagged_frames_of_pods_go_nowhere() {
         let counted = bounded(bridges.flow_stats(&"br1".parse().expect("a name"))).await.expect("counters");
         assert_eq!(counted.len(), 5, "one flow per uplink and pod, nothing else: {counted:?}");
         bounded(bridges.remove_pod_ports(&["va".to_owned()])).await.expect("it goes");
-        assert_eq!(ear.send("pva", &[], &[], QUIET).await, set(&[]));
+        // vswitchd's revalidators drop what the datapath has cached a moment later.
+        eventually("silence of the port", async || ear.send("pva", &[], &[], QUIET).await.is_empty()).await;
         assert_eq!(node.ofctl("dump-flows", "br1", &[]).matches("actions=NORMAL").count(), 4);
     });
 }
