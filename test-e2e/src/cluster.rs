@@ -13,6 +13,7 @@ mod install;
 pub mod mounts;
 mod node;
 mod registry;
+pub mod workload;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

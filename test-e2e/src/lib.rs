@@ -10,6 +10,7 @@
 pub mod cluster;
 pub mod control_plane;
 pub mod debs;
+pub mod demo;
 pub mod fixtures;
 pub mod forward;
 pub mod guard;

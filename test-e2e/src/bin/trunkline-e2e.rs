@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand, ValueEnum};
-use trunkline_e2e::{debs, forward, guard, prereq, tools};
+use trunkline_e2e::{cluster, debs, demo, forward, guard, prereq, tools};
 
 /// Trunkline's harness: real control planes, nodes and pods on one machine.
 #[derive(Debug, Parser)]
@@ -25,6 +25,10 @@ enum Verb {
         /// The tier
         tier: Tier,
     },
+    /// Shows Trunkline on a real two-node cluster and writes target/demo.json; KEEP=1 leaves the cluster
+    Demo,
+    /// Removes what `KEEP=1` left
+    DemoDown,
     /// Clears up after runs that died
     Reap,
     /// Waits for the end of a run and clears up after it
@@ -32,6 +36,14 @@ enum Verb {
     Guard {
         /// The run's state folder
         dir: PathBuf,
+    },
+    /// Makes and holds the mounts of a cluster node
+    #[command(hide = true)]
+    NodeMounts {
+        /// The folder for what survives a boot of the node
+        disk: PathBuf,
+        /// The file to create once all mounts are made
+        ready: PathBuf,
     },
     /// Forwards from 127.0.0.1 into a network namespace
     #[command(hide = true)]
@@ -75,8 +87,15 @@ fn main() -> ExitCode {
 fn run(verb: Verb) -> Result<()> {
     match verb {
         Verb::Prepare { tier } => prepare(tier),
+        Verb::Demo => {
+            let keep = std::env::var_os("KEEP").is_some_and(|value| value == "1");
+            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+            runtime.block_on(demo::run(keep))
+        }
+        Verb::DemoDown => demo::down(),
         Verb::Reap => guard::reap_dead_runs(),
         Verb::Guard { dir } => guard::watch(&dir),
+        Verb::NodeMounts { disk, ready } => cluster::mounts::hold(&disk, &ready),
         Verb::Forward { netns, target, port_file } => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(forward::serve(netns, target, &port_file))

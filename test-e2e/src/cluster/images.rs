@@ -52,10 +52,11 @@ impl Images {
         self.archives.iter().map(|(_, path)| path.as_path())
     }
 
-    /// The archive of the image that pods run.
-    pub fn pod_archive(&self) -> Result<&Path> {
-        let found = self.archives.iter().find(|(name, _)| name == POD_IMAGE);
-        let Some((_, path)) = found else { bail!("images.json names no {POD_IMAGE}") };
+    /// The archive of the image with this last part of its name, such as `trunkline-pause`.
+    pub fn archive(&self, name: &str) -> Result<&Path> {
+        let wanted = format!("/{name}:");
+        let found = self.archives.iter().find(|(image, _)| image.contains(&wanted));
+        let Some((_, path)) = found else { bail!("images.json names no {name}") };
         Ok(path)
     }
 
