@@ -17,12 +17,22 @@ use crate::server::SandboxRequest;
 
 /// How long an answer waits for the controller to confirm a release; after that the release goes on by itself.
 const RELEASE_PATIENCE: Duration = Duration::from_secs(2);
+/// How long a DEL waits for the connection to Open vSwitch.
+const OVS_PATIENCE: Duration = Duration::from_secs(5);
+/// How often it looks.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 impl Attacher {
     /// One DEL. What cannot be done now is left to orphan collection: a pod's deletion is never held up.
     pub(super) async fn run_del(&self, sandbox: Sandbox, request: &SandboxRequest) {
         let _turn = self.inflight.overtake(&sandbox.uid).await;
         let started = Instant::now();
+        if !self.sees_ports().await {
+            // What cannot be seen may still be there: its addresses stay claimed until collection has seen it go.
+            tracing::warn!("Open vSwitch does not answer: the sandbox is left to orphan collection");
+            self.deps.metrics.observe_detach(false, started.elapsed());
+            return;
+        }
         let rows = self.deps.bridges.pod_ports();
         let ports: Vec<String> =
             rows.into_iter().filter(|row| row.sandbox == sandbox.id).map(|row| row.name).collect();
@@ -42,6 +52,16 @@ impl Attacher {
             }
         };
         self.deps.metrics.observe_detach(complete, started.elapsed());
+    }
+
+    /// Whether the database's ports are known, waiting a little for a connection that is being made.
+    async fn sees_ports(&self) -> bool {
+        let connected = async {
+            while !self.deps.bridges.ovs_connected() {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+        };
+        tokio::time::timeout(OVS_PATIENCE, connected).await.is_ok()
     }
 
     /// Takes back what an ADD made for these interfaces.

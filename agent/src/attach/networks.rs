@@ -76,7 +76,12 @@ impl Attacher {
             objects.borrow_and_update();
             bridges.borrow_and_update();
             let obstacle = match self.judge(&pod, &selections).await {
-                Ok(desired) => return Ok(desired),
+                Ok(desired) => {
+                    for nad in &desired.left_alone {
+                        tracing::info!(%nad, "network is of another type and left to whoever serves it");
+                    }
+                    return Ok(desired);
+                }
                 Err(obstacle) => obstacle,
             };
             if !obstacle.may_pass {

@@ -93,7 +93,8 @@ impl CniHandler for Gate {
 fn closed(is_on: bool, node: &str) -> Failure {
     if is_on {
         let msg = format!("the agent of node {node} is not ready to attach pods yet");
-        return Failure { code: code::TRY_AGAIN, msg, details: String::new() };
+        // The plugin keeps asking until its deadline: a restart of the agent costs a pod seconds, not a new sandbox.
+        return Failure { code: code::NOT_READY, msg, details: String::new() };
     }
     Failure {
         code: code::INVALID_CONFIG,
@@ -145,8 +146,8 @@ mod tests {
     #[tokio::test]
     async fn before_the_node_is_started_everything_is_to_be_tried_again() {
         let deadline = Deadline::after(Duration::from_secs(1));
-        assert_eq!(gate(true).add(request(), deadline).await.expect_err("later").code, code::TRY_AGAIN);
-        assert_eq!(gate(true).del(request(), deadline).await.expect_err("later").code, code::TRY_AGAIN);
+        assert_eq!(gate(true).add(request(), deadline).await.expect_err("later").code, code::NOT_READY);
+        assert_eq!(gate(true).del(request(), deadline).await.expect_err("later").code, code::NOT_READY);
         assert_eq!(gate(true).dump()["config"]["secondaryNetwork"], true);
     }
 }
