@@ -33,15 +33,22 @@ impl Attacher {
             self.deps.metrics.observe_detach(false, started.elapsed());
             return;
         }
-        let rows = self.deps.bridges.pod_ports();
-        let ports: Vec<String> =
-            rows.into_iter().filter(|row| row.sandbox == sandbox.id).map(|row| row.name).collect();
-        if ports.is_empty() && !asks_for_networks(request) {
+        let mut rows = self.deps.bridges.pod_ports();
+        rows.retain(|row| row.sandbox == sandbox.id);
+        if rows.is_empty() {
+            if asks_for_networks(request) {
+                // Its ADD failed, and the undo may have been lost with an agent.
+                self.deps.ipam.release_later(release_request(&sandbox));
+            }
             return;
         }
+        let has_claims = rows.iter().any(|row| !row.pools.is_empty());
+        let ports: Vec<String> = rows.into_iter().map(|row| row.name).collect();
         let complete = match self.remove_ports(&ports).await {
             Ok(()) => {
-                self.release(&sandbox).await;
+                if has_claims {
+                    self.release(&sandbox).await;
+                }
                 tracing::info!(ports = ports.len(), "pod is detached");
                 true
             }
@@ -99,12 +106,7 @@ impl Attacher {
 
     /// Gives the sandbox's addresses back; what the controller does not confirm soon is queued.
     pub(crate) async fn release(&self, sandbox: &Sandbox) {
-        let request = ReleaseRequest {
-            pod: Some(super::add::pod_message(sandbox)),
-            sandbox: sandbox.id.clone(),
-            node: String::new(), // the client fills it in
-            interfaces: Vec::new(),
-        };
+        let request = release_request(sandbox);
         let until = Instant::now() + RELEASE_PATIENCE;
         if let Err(error) = self.deps.ipam.release(request.clone(), until).await {
             tracing::info!(error = %words::chain(&error), pod = %sandbox.pod(), "release of addresses is queued");
@@ -123,6 +125,16 @@ impl Sandbox {
             id: row.sandbox.clone(),
             netns: row.netns.clone().into(),
         }
+    }
+}
+
+/// Everything that this sandbox holds.
+fn release_request(sandbox: &Sandbox) -> ReleaseRequest {
+    ReleaseRequest {
+        pod: Some(super::add::pod_message(sandbox)),
+        sandbox: sandbox.id.clone(),
+        node: String::new(), // the client fills it in
+        interfaces: Vec::new(),
     }
 }
 
