@@ -45,7 +45,8 @@ impl Cell {
     }
 }
 
-/// Every cell. Left out: a pod asking itself, and a target address that the asking interface has too.
+/// Every cell. Left out: a pod asking itself, and an address that both pods have, on whatever interface: a kernel
+/// delivers its own addresses to itself, and drops what comes from outside with one of them as its source.
 pub fn cells(all: &[Interface]) -> Vec<Cell> {
     let mut cells = Vec::new();
     for (to, target) in all.iter().enumerate() {
@@ -54,7 +55,7 @@ pub fn cells(all: &[Interface]) -> Vec<Cell> {
                 continue;
             }
             for (address, own) in questions(source, target) {
-                if address != own {
+                if !holds(all, source, address) && !holds(all, target, own) {
                     cells.push(Cell::new(all, (from, to), address, own));
                 }
             }
@@ -64,6 +65,11 @@ pub fn cells(all: &[Interface]) -> Vec<Cell> {
         cells[index].static_neighbour = true;
     }
     cells
+}
+
+/// Does the pod of this interface have the address, here or on another interface.
+fn holds(all: &[Interface], of: &Interface, address: IpAddr) -> bool {
+    all.iter().any(|i| i.pod_uid == of.pod_uid && i.ips.contains(&address))
 }
 
 /// Target and source address of each family in which the pair can meet: an address of the pools where both sides
@@ -120,6 +126,18 @@ mod tests {
         assert!(between(0, 2).iter().all(|cell| cell.same_network));
         assert_eq!(between(1, 2).len(), 2);
         assert!(between(1, 2).iter().all(|cell| !cell.same_network));
+    }
+
+    #[test]
+    fn an_address_that_the_other_pod_has_on_another_network_is_left_out_both_ways() {
+        let mut second = interface("a", "blue", &["10.0.0.2"], "fe80::2");
+        second.interface = "eth2".into();
+        let all = [
+            interface("a", "red", &["10.0.0.1"], "fe80::1"),
+            second,
+            interface("b", "red", &["10.0.0.2"], "fe80::3"),
+        ];
+        assert!(cells(&all).iter().all(|cell| cell.family == Family::Ipv6));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What the demo tells: tables for people, `target/demo.json` for programs, and the verdict.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
 use anyhow::{Context as _, Result};
@@ -131,7 +131,15 @@ fn cell(all: &[Interface], outcome: &Outcome) -> Value {
         "answered_by": outcome.answered_by,
         "control": outcome.control,
         "static_neighbour": outcome.cell.static_neighbour,
+        "address_also_held_on": also_held_on(all, outcome),
     })
+}
+
+/// Other networks on which somebody has the very address that was asked.
+fn also_held_on<'a>(all: &'a [Interface], outcome: &Outcome) -> BTreeSet<&'a str> {
+    let network = &all[outcome.cell.to].network;
+    let others = all.iter().filter(|i| i.network != *network && i.ips.contains(&outcome.cell.target));
+    others.map(|i| i.network.as_str()).collect()
 }
 
 fn verdict(all: &[Interface], outcomes: &[Outcome], leaks: &Snapshot) -> Vec<String> {
@@ -147,6 +155,10 @@ fn verdict(all: &[Interface], outcomes: &[Outcome], leaks: &Snapshot) -> Vec<Str
             "{}/{} {what} {}/{} at {}",
             from.pod, from.interface, to.pod, to.interface, outcome.cell.target
         ));
+    }
+    let doubled = |o: &&Outcome| o.cell.same_network && !also_held_on(all, o).is_empty();
+    if outcomes.iter().filter(doubled).count() == 0 {
+        wrong.push("no address is held on two networks, so nothing shows that they stay apart".to_owned());
     }
     if !outcomes.iter().any(|outcome| outcome.cell.static_neighbour) {
         wrong.push("no cross pair could be given a static neighbour entry".to_owned());
