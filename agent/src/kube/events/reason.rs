@@ -96,4 +96,14 @@ mod tests {
             assert!(reason.meaning.starts_with("On a "), "{}", reason.name);
         }
     }
+
+    #[test]
+    fn the_reference_lists_every_reason_with_its_meaning() {
+        let reference = include_str!("../../../../docs/reference.md");
+        for reason in ALL {
+            let kind = if reason.warning { "Warning" } else { "Normal" };
+            let row = format!("| `{}` | {kind} |", reason.name);
+            assert!(reference.contains(&row), "docs/reference.md lacks {row}");
+        }
+    }
 }
