@@ -364,6 +364,17 @@ mod tests {
     }
 
     #[test]
+    fn the_reference_has_every_metric() {
+        let reference = include_str!("../../docs/reference.md");
+        let text = Metrics::new().encode().expect("text is writable");
+        for help in text.lines().filter_map(|line| line.strip_prefix("# HELP ")) {
+            let (name, _) = help.split_once(' ').expect("name and help");
+            let listed = [format!("`{name}`"), format!("`{name}_total`")];
+            assert!(listed.iter().any(|name| reference.contains(name)), "docs/reference.md lacks {name}");
+        }
+    }
+
+    #[test]
     fn a_forgotten_bridge_is_printed_no_more() {
         let metrics = Metrics::new();
         let sample = BridgeSample { uplinks: vec![("ens4".into(), true)], ..BridgeSample::default() };

@@ -106,4 +106,17 @@ mod tests {
             assert!(reference.contains(&row), "docs/reference.md lacks {row}");
         }
     }
+
+    #[test]
+    fn the_reference_has_every_reason_with_its_meaning() {
+        let reference = include_str!("../../../../docs/reference.md");
+        for Reason { name, warning, meaning, .. } in ALL {
+            let (object, said) = meaning.split_once(": ").expect("\"On a …: …\"");
+            let object = object.rsplit(' ').next().expect("a word");
+            let said = said[..1].to_uppercase() + &said[1..];
+            let kind = if *warning { "Warning" } else { "Normal" };
+            let row = format!("| `{name}` | {kind} | {object} | {said} |");
+            assert!(reference.contains(&row), "docs/reference.md lacks: {row}");
+        }
+    }
 }
