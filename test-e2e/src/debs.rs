@@ -59,6 +59,15 @@ const CONTAINERD: Recipe = Recipe {
     proof: "usr/bin/containerd",
 };
 
+/// `ethtool`, to look at offloads with something that is not ours.
+const ETHTOOL: Recipe =
+    Recipe { name: "ethtool-root", packages: &["ethtool", "libmnl0"], proof: "sbin/ethtool" };
+
+/// ethtool from Debian.
+pub fn ethtool() -> Result<Tree> {
+    ETHTOOL.tree()
+}
+
 /// Open vSwitch from Debian.
 pub fn ovs() -> Result<Tree> {
     OVS.tree()

@@ -13,7 +13,7 @@ use kube::api::{
     PostParams,
 };
 use kube::{Client, ResourceExt};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::control_plane::ControlPlane;
 
@@ -189,4 +189,19 @@ pub async fn events_about(client: &Client, kind: &str, name: &str) -> Result<Vec
     let all = events.list(&ListParams::default().fields(&fields)).await.context("listing Events")?;
     let said = all.items.into_iter().map(|e| (e.reason.unwrap_or_default(), e.message.unwrap_or_default()));
     Ok(said.collect())
+}
+
+/// Binds a Pod to a node, as the scheduler does, and returns it.
+pub async fn bind_pod(client: &Client, namespace: &str, name: &str, node: &str) -> Result<Pod> {
+    let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
+    let binding = json!({
+        "apiVersion": "v1",
+        "kind": "Binding",
+        "metadata": {"namespace": namespace, "name": name},
+        "target": {"apiVersion": "v1", "kind": "Node", "name": node},
+    });
+    pods.create_subresource::<Value, Value>("binding", name, &PostParams::default(), &binding)
+        .await
+        .with_context(|| format!("binding the pod {name} to {node}"))?;
+    pods.get(name).await.with_context(|| format!("reading the pod {name}"))
 }

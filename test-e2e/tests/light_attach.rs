@@ -101,7 +101,6 @@ fn network_status_says_exactly_what_the_pod_has() -> Result<()> {
             "ips": global,
             "mac": link["address"],
             "mtu": 1500,
-            "dns": {},
             "gateway": ["10.100.0.1", "fd00:100::1"],
         });
         assert_eq!(status[1], expected);
@@ -208,11 +207,13 @@ fn two_bridges_are_told_apart_by_the_networks_bridge_key() -> Result<()> {
 #[test]
 fn what_cannot_be_honoured_is_refused_by_name() -> Result<()> {
     SUITE.test(async |cluster| {
-        refused(cluster, "mapped", &["portMappings"]).await?;
+        refused(cluster, "mapped", &["capabilities"]).await?;
         refused(cluster, "absent", &["absent"]).await?;
         let cases = [
             (r#"[{"name": "l2", "bandwidth": {"ingressRate": 1}}]"#, "bandwidth"),
             (r#"[{"name": "l2", "default-route": ["10.0.0.1"]}]"#, "default-route"),
+            (r#"[{"name": "l2", "portMappings": [{"hostPort": 1, "containerPort": 1}]}]"#, "portMappings"),
+            (r#"[{"name": "l2", "infiniband-guid": "c2:11:22:33:44:55:66:77"}]"#, "infiniband-guid"),
             (r#"[{"name": "l2", "interface": "eth0"}]"#, "eth0"),
         ];
         for (annotation, word) in cases {

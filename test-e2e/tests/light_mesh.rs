@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 use trunkline_e2e::fixtures::{ipam, network, pool};
+use trunkline_e2e::light::node::ethtool;
 use trunkline_e2e::light::{LightCluster, LightOptions, NodeOptions, RunningPod};
 use trunkline_e2e::objects::{PodSpec, events_about};
 use trunkline_e2e::suite::Suite;
@@ -18,11 +19,13 @@ fn options() -> LightOptions {
     let first = NodeOptions {
         uplinks: vec![("up1".to_owned(), 1), ("up2".to_owned(), 2), ("up3".to_owned(), 3)],
         bridges: r#"[{"bridgeName": "br-secondary", "physicalInterfaces": ["up1"]}, {"bridgeName": "br-split", "physicalInterfaces": [{"name": "up2", "allowedVLANs": ["600"]}, {"name": "up3", "allowedVLANs": ["700-710"]}]}]"#.to_owned(),
+        uplink_gro: true,
         ..NodeOptions::default()
     };
     let second = NodeOptions {
         uplinks: vec![("up1".to_owned(), 1), ("up2".to_owned(), 2), ("up3".to_owned(), 3)],
         bridges: r#"[{"bridgeName": "br-secondary", "physicalInterfaces": ["up1"]}, {"bridgeName": "br-left", "physicalInterfaces": ["up2"]}, {"bridgeName": "br-right", "physicalInterfaces": ["up3"]}]"#.to_owned(),
+        uplink_gro: true,
         ..NodeOptions::default()
     };
     let without = NodeOptions { uplinks: Vec::new(), ..NodeOptions::default() };
@@ -194,6 +197,9 @@ fn pings_of_exactly_the_mtu_cross_nodes_and_one_byte_more_is_refused() -> Result
 #[test]
 fn ten_megabytes_cross_nodes_both_ways_unharmed() -> Result<()> {
     SUITE.test(async |cluster| {
+        // It was on before the agent took the NIC.
+        let offloads = ethtool(cluster.node(1).netns(), &["-k", "up1"])?;
+        assert!(offloads.contains("generic-receive-offload: off"), "{offloads}");
         let one = cluster.run_pod(1, &PodSpec::with_networks("one", "net-a")).await?;
         let two = cluster.run_pod(2, &PodSpec::with_networks("two", "net-a")).await?;
         for (from, to) in [(&one, &two), (&two, &one)] {

@@ -25,7 +25,7 @@ pub fn get(netns: &Path, port: u16, path: &str) -> Result<String> {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).context("reading the answer")?;
     let (head, body) = answer.split_once("\r\n\r\n").context("an answer without a body")?;
-    if !head.starts_with("HTTP/1.1 200") {
+    if head.split(' ').nth(1) != Some("200") {
         bail!("{path}: {} {body}", head.lines().next().unwrap_or_default());
     }
     Ok(body.to_owned())

@@ -17,12 +17,12 @@ use crate::control_plane::{ControlPlane, SERVER_IP, User};
 use crate::light::http;
 use crate::light::ovs::Ovs;
 use crate::netns::Netns;
-use crate::process::Process;
+use crate::process::{self, Process};
 use crate::run::Run;
 use crate::runtime::{self, Runtime};
 use crate::switch::Switch;
 use crate::tools::{self, Tool};
-use crate::{objects, paths, wait};
+use crate::{debs, objects, paths, wait};
 
 /// The port of the agent's health and metrics, in the node's own namespace.
 const HEALTH_PORT: u16 = 10351;
@@ -42,6 +42,8 @@ pub struct NodeOptions {
     pub more: String,
     /// The primary network's CNI version.
     pub cni_version: String,
+    /// Turn generic receive offload of the uplinks on, which userspace datapaths do not bear.
+    pub uplink_gro: bool,
 }
 
 impl Default for NodeOptions {
@@ -52,6 +54,7 @@ impl Default for NodeOptions {
             bridges: r#"[{"bridgeName": "br-secondary", "physicalInterfaces": ["up1"]}]"#.to_owned(),
             more: String::new(),
             cni_version: "1.0.0".to_owned(),
+            uplink_gro: false,
         }
     }
 }
@@ -312,8 +315,16 @@ fn plug(switch: &Switch, netns: &Netns, index: u8, options: &NodeOptions) -> Res
     netns.sysctl("net/ipv4/ip_forward", "1")?;
     for (name, fabric) in &options.uplinks {
         switch.plug_fabric(netns, name, *fabric)?;
+        if options.uplink_gro {
+            ethtool(netns, &["-K", name, "gro", "on"])?;
+        }
     }
     Ok(())
+}
+
+/// Runs ethtool in a namespace.
+pub fn ethtool(netns: &Netns, args: &[&str]) -> Result<String> {
+    process::output(debs::ethtool()?.command_in(netns, "sbin/ethtool").args(args))
 }
 
 fn address(index: u8) -> String {
