@@ -184,7 +184,8 @@ fn nad(nad: &NetworkAttachmentDefinition) -> Vec<String> {
             config.ipam.map(|ipam| ipam.pools.join(",")).unwrap_or_default(),
         ]),
         Ok(Nad::NotOurs { kind }) => {
-            row.push(format!("{} (not Trunkline's)", if kind.is_empty() { "none" } else { &kind }))
+            let kind = if kind.is_empty() { "none" } else { &kind };
+            row.push(format!("{kind} (not Trunkline's)"));
         }
         Err(error) => row.extend(
             ["antrea".to_owned()].into_iter().chain(vec![String::new(); 4]).chain([error.to_string()]),

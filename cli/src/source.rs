@@ -68,7 +68,6 @@ impl Source {
             None if options.context.is_some() => Config::from_kubeconfig(&wanted).await?,
             None => Config::infer().await.context("no cluster: use --kubeconfig, or --socket on a node")?,
         };
-        // Fails only when a provider is installed already.
         let client = Client::try_from(config).context("cannot make a client of the API server")?;
         let (namespace, node) = (options.system_namespace.clone(), options.node.clone());
         Ok(Self::Cluster(Box::new(Cluster { client, namespace, node })))

@@ -30,11 +30,16 @@ const DEFAULT_IMAGE: &str = concat!("trunkline.io/trunkline-agent:", env!("CARGO
 pub(super) enum Phase {
     /// Conflist, binary, ports, bridges, sysctls and offloads, while Open vSwitch runs.
     Undo,
-    /// The same once more without Open vSwitch, which leaves only its files to remove.
+    /// The files of Trunkline's own Open vSwitch, once that is gone.
     Files,
 }
 
 impl Phase {
+    fn arguments(self) -> Vec<String> {
+        let more = if self == Self::Files { &["--files"][..] } else { &[] };
+        ["uninstall-node"].iter().chain(more).map(|&argument| argument.to_owned()).collect()
+    }
+
     fn label(self) -> &'static str {
         match self {
             Self::Undo => "undo",
@@ -58,9 +63,8 @@ impl Template {
         spec.termination_grace_period_seconds = Some(10);
         spec.containers.retain(|container| container.name == "agent");
         for container in &mut spec.containers {
-            container.name = "uninstall".to_owned();
+            "uninstall".clone_into(&mut container.name);
             container.command = None;
-            container.args = Some(vec!["uninstall-node".to_owned()]);
             container.ports = None;
             (container.readiness_probe, container.liveness_probe, container.startup_probe) =
                 (None, None, None);
@@ -87,6 +91,9 @@ impl Template {
     fn job(&self, node: &str, phase: Phase) -> Job {
         let mut pod = self.0.clone();
         pod.node_name = Some(node.to_owned());
+        for container in &mut pod.containers {
+            container.args = Some(phase.arguments());
+        }
         let labels = [
             ("app.kubernetes.io/name", NAME),
             ("app.kubernetes.io/part-of", "trunkline"),

@@ -17,7 +17,7 @@ fn the_job_is_the_agents_pod_with_other_arguments() {
     assert_eq!(pod.host_network, Some(true));
     assert!(pod.affinity.is_none() && pod.node_selector.is_none());
     let [container] = &pod.containers[..] else { panic!("one container") };
-    assert_eq!(container.args.as_deref(), Some(&["uninstall-node".to_owned()][..]));
+    assert_eq!(container.args, Some(vec!["uninstall-node".to_owned()]));
     assert!(container.readiness_probe.is_none() && container.ports.is_none());
     let volumes: BTreeSet<String> =
         pod.volumes.expect("volumes").into_iter().map(|volume| volume.name).collect();
@@ -26,6 +26,13 @@ fn the_job_is_the_agents_pod_with_other_arguments() {
     for folder in ["/etc/cni/net.d", "/opt/cni/bin", "/run/trunkline", "/var/lib/trunkline"] {
         assert!(mounts.iter().any(|mount| mount.mount_path == folder), "{folder}");
     }
+}
+
+#[test]
+fn the_second_job_removes_files_alone() {
+    let job = Template::new(None, None).job("n1", Phase::Files);
+    let pod = job.spec.expect("a spec").template.spec.expect("a pod");
+    assert_eq!(pod.containers[0].args, Some(vec!["uninstall-node".to_owned(), "--files".to_owned()]));
 }
 
 #[test]
