@@ -24,7 +24,7 @@ const CHANNEL: usize = 4096;
 pub struct OpenFlowOptions {
     /// The Unix socket, `<bridge>.mgmt` of the run directory.
     pub socket: PathBuf,
-    /// Silence after which the switch is probed, and again after which it is given up. Default 20 s: vswitchd answers
+    /// Silence after which the switch is probed, and again after which it is given up. Default 60 s: vswitchd answers
     /// nothing while it opens hundreds of ports, and a socket whose daemon dies is closed at once anyway.
     pub probe_interval: Duration,
     /// Longest delay between attempts to connect. Default 200 ms: a restarted vswitchd forwards nothing until its
@@ -37,7 +37,7 @@ impl OpenFlowOptions {
     pub fn new(socket: impl Into<PathBuf>) -> Self {
         Self {
             socket: socket.into(),
-            probe_interval: Duration::from_secs(20),
+            probe_interval: Duration::from_mins(1),
             max_backoff: Duration::from_millis(200),
         }
     }

@@ -15,7 +15,8 @@ async fn ready(ovsdb: Ovsdb, flows: OpenFlow, name: String) {
     ovsdb.transact(add_port("br0", &spec)).await.expect("a port");
     let in_port =
         ovsdb.wait_for(|replica| replica.interface(&name)?.ready_ofport()).await.expect("the client runs");
-    flows.apply(vec![AllowFlow::Untagged { in_port }.add(1)]).await.expect("a flow");
+    let put = flows.apply(vec![AllowFlow::Untagged { in_port }.add(1)]).await;
+    assert_eq!(put, Ok(()), "{:?}", *flows.connection().borrow());
 }
 
 async fn burst(ovsdb: &Ovsdb, flows: &OpenFlow, names: &[String]) -> Duration {

@@ -54,6 +54,8 @@ impl Switch {
         run(Command::new("ip").args(["netns", "add", &netns]));
         let mut switch = Self { root, dir, netns, ovsdb: None, vswitchd: None };
         run(switch.tool("ip").args(["link", "set", "lo", "up"]));
+        // A thousand links that solicit routers, each flooded to all others, are a million frames.
+        run(switch.tool("sh").args(["-c", "echo 1 > /proc/sys/net/ipv6/conf/default/disable_ipv6"]));
         let schema = switch.root.join("usr/share/openvswitch/vswitch.ovsschema");
         run(switch.tool("usr/bin/ovsdb-tool").arg("create").arg(switch.path("conf.db")).arg(schema));
         switch.start_ovsdb();
@@ -143,11 +145,9 @@ impl Switch {
         assert!(ip.wait().expect("ip ends").success(), "making {} pairs of links failed", names.len());
     }
 
-    /// Sets links up that say nothing of their own accord.
+    /// Sets links up.
     pub(crate) fn up(&self, names: &[&str]) {
         for name in names {
-            let quiet = format!("echo 1 > /proc/sys/net/ipv6/conf/{name}/disable_ipv6");
-            run(self.tool("sh").args(["-c", &quiet]));
             run(self.tool("ip").args(["link", "set", name, "up"]));
         }
     }
