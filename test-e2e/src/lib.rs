@@ -7,6 +7,7 @@
 //! `anyhow` is used throughout, unlike in the product's libraries: the only callers are this crate's binaries and
 //! tests, which print a failure and stop.
 
+pub mod bench;
 pub mod cluster;
 pub mod control_plane;
 pub mod debs;

@@ -18,7 +18,7 @@ use crate::netns::Netns;
 use crate::run::Run;
 
 /// The capability by which a plugin asks for a pod's annotations.
-const ANNOTATIONS: &str = "io.kubernetes.cri.pod-annotations";
+pub(crate) const ANNOTATIONS: &str = "io.kubernetes.cri.pod-annotations";
 
 /// The pod that a sandbox is for, as `CNI_ARGS` names it.
 #[derive(Clone, Debug)]
@@ -174,7 +174,7 @@ impl Runtime {
         self.exec(name, self.environment(verb, sandbox), &input)
     }
 
-    fn environment(&self, verb: &str, sandbox: &Sandbox) -> Vec<(String, String)> {
+    pub(crate) fn environment(&self, verb: &str, sandbox: &Sandbox) -> Vec<(String, String)> {
         let pod = &sandbox.pod;
         let args = format!(
             "IgnoreUnknown=1;K8S_POD_NAMESPACE={};K8S_POD_NAME={};K8S_POD_INFRA_CONTAINER_ID={};K8S_POD_UID={}",
@@ -232,7 +232,7 @@ fn plugins(list: &Value) -> Result<Vec<&Value>> {
 }
 
 /// What libcni hands to a plugin: its entry with the list's name and version, and the previous result.
-fn entry(list: &Value, plugin: &Value, previous: Option<&Value>) -> Value {
+pub(crate) fn entry(list: &Value, plugin: &Value, previous: Option<&Value>) -> Value {
     let mut input = plugin.clone();
     input["name"] = list["name"].clone();
     input["cniVersion"] = list["cniVersion"].clone();

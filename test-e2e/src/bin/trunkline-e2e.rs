@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand, ValueEnum};
-use trunkline_e2e::{cluster, debs, demo, forward, guard, prereq, tools};
+use trunkline_e2e::{bench, cluster, debs, demo, forward, guard, prereq, tools};
 
 /// Trunkline's harness: real control planes, nodes and pods on one machine.
 #[derive(Debug, Parser)]
@@ -29,6 +29,8 @@ enum Verb {
     Demo,
     /// Removes what `KEEP=1` left
     DemoDown,
+    /// Measures speed against what people use otherwise and writes target/bench.jsonl
+    Bench(bench::Options),
     /// Clears up after runs that died
     Reap,
     /// Waits for the end of a run and clears up after it
@@ -93,6 +95,7 @@ fn run(verb: Verb) -> Result<()> {
             runtime.block_on(demo::run(keep))
         }
         Verb::DemoDown => demo::down(),
+        Verb::Bench(options) => bench::run(&options),
         Verb::Reap => guard::reap_dead_runs(),
         Verb::Guard { dir } => guard::watch(&dir),
         Verb::NodeMounts { disk, ready } => cluster::mounts::hold(&disk, &ready),
