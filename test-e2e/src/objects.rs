@@ -115,7 +115,7 @@ pub async fn set_phase(client: &Client, pod: &Pod, phase: &str, ip: Option<&str>
         "podIPs": ips,
         "conditions": [{"type": "Ready", "status": ready}],
     }});
-    pods.patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Strategic(&status))
+    pods.patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Merge(&status))
         .await
         .with_context(|| format!("reporting {} as {phase}", pod.name_any()))?;
     Ok(())

@@ -11,8 +11,8 @@ use anyhow::{Result, bail};
 use crate::light::LightCluster;
 use crate::{objects, wait};
 
-/// How long what is being undone may take.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long what is being undone may take: agents look for orphans every 30 s, and act on what they see twice.
+const PATIENCE: Duration = Duration::from_secs(75);
 
 /// Names of everything that could leak.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,8 +37,8 @@ impl Snapshot {
             };
             now.ports.extend(of_node(node.ovs().pod_ports()?));
             let mut links = node.netns().links()?;
-            // The primary's bridge appears with the first pod and stays, as its plugin means it to.
-            links.retain(|l| l != "cni0");
+            // Bridges stay: the primary's appears with its first pod, ours when its NIC does.
+            links.retain(|l| l != "cni0" && l != "ovs-netdev" && !l.starts_with("br-"));
             now.links.extend(of_node(links));
         }
         now.addresses = objects::allocations(cluster.client()).await?;

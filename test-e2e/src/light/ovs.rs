@@ -150,7 +150,7 @@ impl Ovs {
     pub fn ofctl(&self, verb: &str, bridge: &str, args: &[&str]) -> Result<String> {
         let target = format!("unix:{}", self.run_dir.join(format!("{bridge}.mgmt")).display());
         let mut command = self.tree.command("usr/bin/ovs-ofctl");
-        process::output(command.args(["-O", "OpenFlow14", verb, &target]).args(args))
+        process::output(command.args(["-O", "OpenFlow13", verb, &target]).args(args))
     }
 
     /// The ports of a bridge but its internal one, sorted; none when there is no such bridge.
