@@ -33,6 +33,7 @@ const LINK: &str = "bench-vsctl";
 pub(super) fn run(options: &Options, done: &mut Done<'_>) -> Result<()> {
     let mut node = Node::start()?;
     node.light().netns().ip(&format!("link add {LINK} up type veth peer name {LINK}-p"))?;
+    node.light().netns().ip(&format!("link set {LINK}-p up"))?;
     node.stand(10)?;
     if options.wants(&NONE) {
         done(none(&mut node, options.reps)?)?;

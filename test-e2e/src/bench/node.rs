@@ -3,7 +3,7 @@
 //! Only our plugin runs, with a previous result as the primary plugin would have left it; or only a reference plugin.
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
@@ -25,6 +25,8 @@ const NETWORKS: (&str, &str) = (trunkline_api::NETWORKS_ANNOTATION, "bench");
 const OURS: &str = "trunkline-cni";
 /// Workers of a burst.
 pub(super) const WORKERS: usize = 16;
+/// Pause between two tries of the first pod, which may come before its network is known.
+const RETRY: Duration = Duration::from_millis(500);
 /// How long what is undone may take to be gone everywhere.
 const SETTLED: Duration = Duration::from_secs(30);
 
@@ -65,18 +67,17 @@ impl Node {
     fn warm_up(&mut self) -> Result<()> {
         let pods = self.pods(20)?;
         let mut sandbox = self.sandbox(&pods[0])?;
-        let begin = Instant::now();
+        let mut last = Ok(());
         for pod in &pods {
             renew(&mut sandbox, pod);
-            let added = self.one(&self.ours("ADD", &sandbox)?);
+            last = self.one(&self.ours("ADD", &sandbox)?).map(drop);
             self.one(&self.ours("DEL", &sandbox)?)?;
-            match added {
-                Err(error) if begin.elapsed() > SETTLED => return Err(error),
-                Err(_) => std::thread::sleep(Duration::from_millis(500)),
-                Ok(_) => return self.wait_released(),
+            if last.is_ok() {
+                return self.wait_released();
             }
+            std::thread::sleep(RETRY);
         }
-        added_nothing()
+        last.context("no pod could be attached to warm up")
     }
 
     /// New Pod objects that ask for the bench's network.
@@ -193,10 +194,6 @@ impl Node {
             input: Vec::new(),
         }
     }
-}
-
-fn added_nothing() -> Result<()> {
-    anyhow::bail!("no pod could be attached to warm up")
 }
 
 /// Gives a sandbox to another pod, under a new id: its namespace is as empty as a new one after DEL.
