@@ -58,14 +58,21 @@ impl Sighting {
 #[derive(Default)]
 pub(super) struct TwoLooks {
     before: BTreeSet<Sighting>,
+    fresh: bool,
 }
 
 impl TwoLooks {
     /// What was seen now and the time before.
     pub(super) fn confirm(&mut self, now: BTreeSet<Sighting>) -> Vec<Sighting> {
         let confirmed = now.intersection(&self.before).cloned().collect();
+        self.fresh = now.difference(&self.before).next().is_some();
         self.before = now;
         confirmed
+    }
+
+    /// Was something seen that the look before had not seen.
+    pub(super) fn awaits_another(&self) -> bool {
+        self.fresh
     }
 }
 
@@ -111,7 +118,10 @@ mod tests {
     fn only_what_is_seen_twice_in_a_row_is_confirmed() {
         let mut looks = TwoLooks::default();
         assert!(looks.confirm(BTreeSet::from([link("a"), link("b")])).is_empty());
+        assert!(looks.awaits_another());
         assert_eq!(looks.confirm(BTreeSet::from([link("b"), link("c")])), [link("b")]);
+        assert!(looks.confirm(BTreeSet::from([link("c")])).contains(&link("c")));
+        assert!(!looks.awaits_another());
         assert!(looks.confirm(BTreeSet::from([link("a")])).is_empty());
     }
 

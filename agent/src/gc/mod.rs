@@ -1,6 +1,6 @@
 //! Orphan collection: what a crash, a lost DEL or a reboot left on this node goes away.
 //!
-//! One task looks every 30 seconds (and soon after start). Something is removed only when two looks in a row found it
+//! One task looks every 30 seconds, soon after start, and soon after something ownerless was seen. Something is removed only when two looks in a row found it
 //! ownerless and no ADD or DEL of its pod is under way: a port whose sandbox's namespace is gone, a host link of ours
 //! without a port, a claim of this node without a port. Must never touch what an attachment under way is making, and
 //! must never conclude anything from an answer it did not get.
@@ -21,27 +21,28 @@ use judge::{Sighting, TwoLooks};
 
 /// Between two looks.
 const PERIOD: Duration = Duration::from_secs(30);
-/// Before the first look: the database and the caches fill.
-const FIRST: Duration = Duration::from_secs(5);
+/// Before the first look, as the database and the caches fill, and before a second one.
+const SOON: Duration = Duration::from_secs(5);
 /// One question to the controller.
 const ASK: Duration = Duration::from_secs(5);
 
 /// Collects until `stop`.
 pub async fn run(attacher: Attacher, stop: CancellationToken) {
     let mut looks = TwoLooks::default();
-    let mut pause = FIRST;
+    let mut pause = SOON;
     loop {
         tokio::select! { biased;
             () = stop.cancelled() => return,
             () = tokio::time::sleep(pause) => {}
         }
-        pause = PERIOD;
         if !attacher.deps().bridges.ovs_connected() {
             // The replica may be behind: nothing can be said about what has no port.
             looks = TwoLooks::default();
+            pause = SOON;
             continue;
         }
         look(&attacher, &mut looks).await;
+        pause = if looks.awaits_another() { SOON } else { PERIOD };
     }
 }
 
