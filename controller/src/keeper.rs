@@ -13,12 +13,11 @@ use kube::Client;
 use kube::api::{Api, Patch, PatchParams};
 use trunkline_api::IPPool;
 
+use crate::guard::Guard;
 use crate::lease::Chain;
 use crate::ledger::{LedgerGone, LedgerHandle, PoolReport};
 use crate::metrics::Metrics;
 use crate::role::RoleReader;
-use crate::service::guard::{finalizers_patch, turn_of};
-use crate::turns::Turns;
 
 mod notices;
 mod status;
@@ -38,7 +37,7 @@ pub struct Keeper {
     api: Api<IPPool>,
     ledger: LedgerHandle,
     role: RoleReader,
-    turns: Turns,
+    guard: Guard,
     notices: Notices,
     metrics: Metrics,
     /// Since when a pool has had no claims.
@@ -52,12 +51,12 @@ impl Keeper {
         client: Client,
         ledger: LedgerHandle,
         role: RoleReader,
-        turns: Turns,
+        guard: Guard,
         notices: Notices,
         metrics: Metrics,
     ) -> Self {
         let api = Api::all(client);
-        Self { api, ledger, role, turns, notices, metrics, idle: HashMap::new(), term: 0 }
+        Self { api, ledger, role, guard, notices, metrics, idle: HashMap::new(), term: 0 }
     }
 
     /// Runs for as long as the ledger does.
@@ -102,7 +101,7 @@ impl Keeper {
         }
         let failed = self.write_all(reports.clone()).await;
         self.ledger.call(move |ledger, _| ledger.mark_again(failed)).await?;
-        self.unguard_idle(&reports, now).await
+        self.guard_all(&reports, now).await
     }
 
     /// Writes every status that differs; names those that could not be.
@@ -139,48 +138,31 @@ impl Keeper {
         Ok(())
     }
 
-    /// Takes the finalizer off pools that are unused: at once where the pool is being deleted.
-    async fn unguard_idle(&mut self, reports: &[PoolReport], now: Instant) -> Result<(), LedgerGone> {
-        let deleting = reports
-            .iter()
-            .filter(|report| report.object.deleting && report.object.guarded && report.claims == 0)
-            .map(|report| report.object.spec.name.clone());
-        let long_idle = self
-            .idle
-            .iter()
-            .filter(|(_, since)| now.saturating_duration_since(**since) >= IDLE)
-            .map(|(name, _)| name.clone());
-        for name in deleting.chain(long_idle).collect::<Vec<_>>() {
-            self.idle.remove(&name);
-            if let Err(error) = self.unguard(&name).await? {
-                tracing::warn!(pool = %name, error = %Chain(&error), "a pool's finalizer could not be removed");
-                self.ledger.call(move |ledger, _| ledger.mark_again(vec![name])).await?;
+    /// Puts the finalizer back where somebody took it off a pool in use, and takes it off pools that are unused: at
+    /// once where the pool is being deleted.
+    async fn guard_all(&mut self, reports: &[PoolReport], now: Instant) -> Result<(), LedgerGone> {
+        let mut failed = Vec::new();
+        for report in reports {
+            let (name, claimed) = (&report.object.spec.name, report.claims > 0);
+            let outcome = match (claimed, report.object.guarded, report.object.deleting) {
+                (true, false, false) => self.guard.put_on(name).await,
+                (false, true, true) => self.guard.take_off(name).await,
+                _ => Ok(()),
+            };
+            if let Err(error) = outcome {
+                tracing::warn!(error = %Chain(&error), "a pool's finalizer could not be written");
+                failed.push(name.clone());
             }
         }
-        Ok(())
-    }
-
-    async fn unguard(&self, name: &str) -> Result<Result<(), kube::Error>, LedgerGone> {
-        let _turn = self.turns.take(turn_of(name)).await;
-        let pool = name.to_owned();
-        if !self.ledger.call(move |ledger, _| ledger.unguard(&pool)).await? {
-            return Ok(Ok(()));
+        let long_ago = |since: &Instant| now.saturating_duration_since(*since) >= IDLE;
+        let long_idle = self.idle.iter().filter(|(_, since)| long_ago(since)).map(|(name, _)| name.clone());
+        for name in long_idle.collect::<Vec<_>>() {
+            self.idle.remove(&name);
+            if let Err(error) = self.guard.take_off(&name).await {
+                tracing::warn!(error = %Chain(&error), "a pool's finalizer could not be removed");
+                failed.push(name);
+            }
         }
-        let removed = self.remove_finalizer(name).await;
-        if removed.is_err() {
-            let pool = name.to_owned();
-            self.ledger.call(move |ledger, _| ledger.set_guarded(&pool, true)).await?;
-        }
-        Ok(removed)
-    }
-
-    async fn remove_finalizer(&self, name: &str) -> Result<(), kube::Error> {
-        let Some(pool) = self.api.get_opt(name).await? else { return Ok(()) };
-        let patch = Patch::Merge(finalizers_patch(&pool, false));
-        match self.api.patch(name, &PatchParams::default(), &patch).await {
-            Ok(_) => Ok(()),
-            Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
-            Err(error) => Err(error),
-        }
+        self.ledger.call(move |ledger, _| ledger.mark_again(failed)).await
     }
 }

@@ -11,6 +11,7 @@ pub mod claims;
 pub mod config_file;
 pub mod election;
 pub mod gc;
+pub mod guard;
 pub mod http;
 pub mod keeper;
 pub mod lease;

@@ -13,9 +13,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-/// A single label.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Result_ {
+struct Outcome {
     result: &'static str,
 }
 
@@ -29,7 +28,7 @@ struct PoolLabel {
     pool: String,
 }
 
-type Histograms = Family<Result_, Histogram, fn() -> Histogram>;
+type Histograms = Family<Outcome, Histogram, fn() -> Histogram>;
 type PoolGauges = Family<PoolLabel, Gauge<f64, AtomicU64>>;
 
 /// All metrics; cheap to clone.
@@ -42,7 +41,7 @@ pub struct Metrics {
     retries: Counter,
     conflicts: Counter,
     gc: Family<Reason, Counter>,
-    reviews: Family<Result_, Counter>,
+    reviews: Family<Outcome, Counter>,
     pool_total: PoolGauges,
     pool_used: PoolGauges,
     leader: Gauge,
@@ -108,7 +107,7 @@ impl Metrics {
 
     /// An Allocate call has ended.
     pub fn allocated(&self, result: &'static str, seconds: f64) {
-        self.allocate.get_or_create(&Result_ { result }).observe(seconds);
+        self.allocate.get_or_create(&Outcome { result }).observe(seconds);
     }
 
     /// Addresses were claimed.
@@ -138,7 +137,7 @@ impl Metrics {
 
     /// A caller was judged.
     pub fn token_review(&self, hit: bool) {
-        self.reviews.get_or_create(&Result_ { result: if hit { "hit" } else { "miss" } }).inc();
+        self.reviews.get_or_create(&Outcome { result: if hit { "hit" } else { "miss" } }).inc();
     }
 
     /// A configuration was refused.

@@ -2,9 +2,16 @@
 //!
 //! Owns the shared view of leadership. Must never extend it: only the lease's task does.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
+
+use crate::claims::Claims;
+use crate::lease::Chain;
+use crate::ledger::{Ledger, LedgerGone, LedgerHandle};
+
+/// Between two tries to read what is claimed.
+const RETRY: Duration = Duration::from_millis(100);
 
 /// This replica's role.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -90,10 +97,37 @@ impl RoleReader {
     }
 }
 
+/// Before a new leader serves, it reads once more what is claimed: its watch may be behind the leader before it.
+pub async fn promote(
+    ledger: LedgerHandle,
+    claims: Claims,
+    role: watch::Sender<Role>,
+) -> Result<(), LedgerGone> {
+    let mut changes = role.subscribe();
+    loop {
+        let current = changes.borrow_and_update().clone();
+        if current.leads(Instant::now()) && current.fresh_term != current.term {
+            if ledger.call(|ledger, _| ledger.is_synced()).await? {
+                match claims.list().await {
+                    Ok(claims) => {
+                        let apply = |ledger: &mut Ledger, now| {
+                            claims.into_iter().for_each(|claim| ledger.claim_applied(claim, now));
+                        };
+                        ledger.call(apply).await?;
+                        role.send_modify(|role| role.fresh_term = current.term);
+                    }
+                    Err(error) => tracing::warn!(error = %Chain(&error), "cannot read what is claimed"),
+                }
+            }
+            tokio::time::sleep(RETRY).await;
+        } else if changes.changed().await.is_err() {
+            return Ok(());
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]

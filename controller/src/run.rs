@@ -24,13 +24,14 @@ use crate::claims::Claims;
 use crate::config_file::{self, LoadError};
 use crate::election::{Election, Timings};
 use crate::gc::{Collector, Pace};
+use crate::guard::Guard;
 use crate::http::{self, Pages};
 use crate::keeper::{Keeper, Notices};
 use crate::lease::{Chain, LeaseKeeper};
 use crate::ledger::{self, Ledger, LedgerHandle};
 use crate::metrics::Metrics;
 use crate::pods::Pods;
-use crate::role::{Role, RoleReader};
+use crate::role::{self, Role, RoleReader};
 use crate::service::{Parts, Service};
 use crate::turns::Turns;
 use crate::{antrea, ca, server, watches};
@@ -180,6 +181,7 @@ struct Shared {
     pods: Pods,
     turns: Turns,
     claims: Claims,
+    guard: Guard,
     notices: Notices,
     metrics: Metrics,
     role: RoleReader,
@@ -214,10 +216,12 @@ async fn start(
     let (configured, config_reader) = watch::channel(Arc::new(config));
     let (notices, notices_task) = Notices::new(client.clone(), &pod_name);
     spawn(tasks, "events", never_fails(notices_task.run()));
+    let turns = Turns::default();
     let shared = Shared {
+        guard: Guard::new(client.clone(), ledger.clone(), turns.clone()),
         ledger,
         pods: Pods::new(client.clone()),
-        turns: Turns::default(),
+        turns,
         claims: Claims::new(client.clone()),
         notices,
         metrics: metrics.clone(),
@@ -265,12 +269,13 @@ fn start_watches(tasks: &mut JoinSet<Ended>, shared: &Shared) {
 }
 
 fn start_duties(tasks: &mut JoinSet<Ended>, shared: &Shared, role: watch::Sender<Role>) {
-    let Shared { client, ledger, pods, turns, claims, notices, metrics, role: reader, config } = shared;
+    let Shared { client, ledger, pods, turns, claims, guard, notices, metrics, role: reader, config } =
+        shared;
     let keeper = Keeper::new(
         client.clone(),
         ledger.clone(),
         reader.clone(),
-        turns.clone(),
+        guard.clone(),
         notices.clone(),
         metrics.clone(),
     );
@@ -289,37 +294,8 @@ fn start_duties(tasks: &mut JoinSet<Ended>, shared: &Shared, role: watch::Sender
         }),
     };
     spawn(tasks, "gc", never_fails(collector.run()));
-    spawn(tasks, "promotion", promote(ledger.clone(), claims.clone(), role.clone()));
+    spawn(tasks, "promotion", role::promote(ledger.clone(), claims.clone(), role.clone()));
     spawn(tasks, "gate", never_fails(follow_gate(config.clone(), role)));
-}
-
-/// Before a new leader serves, it reads once more what is claimed: its watch may be behind the leader before it.
-async fn promote(
-    ledger: LedgerHandle,
-    claims: Claims,
-    role: watch::Sender<Role>,
-) -> Result<(), ledger::LedgerGone> {
-    let mut changes = role.subscribe();
-    loop {
-        let current = changes.borrow_and_update().clone();
-        if current.leads(std::time::Instant::now()) && current.fresh_term != current.term {
-            if ledger.call(|ledger, _| ledger.is_synced()).await? {
-                match claims.list().await {
-                    Ok(claims) => {
-                        let apply = |ledger: &mut Ledger, now| {
-                            claims.into_iter().for_each(|claim| ledger.claim_applied(claim, now));
-                        };
-                        ledger.call(apply).await?;
-                        role.send_modify(|role| role.fresh_term = current.term);
-                    }
-                    Err(error) => tracing::warn!(error = %Chain(&error), "cannot read what is claimed"),
-                }
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        } else if changes.changed().await.is_err() {
-            return Ok(());
-        }
-    }
 }
 
 async fn follow_gate(mut config: watch::Receiver<Arc<ControllerConfig>>, role: watch::Sender<Role>) {
@@ -332,9 +308,9 @@ async fn follow_gate(mut config: watch::Receiver<Arc<ControllerConfig>>, role: w
 fn service(shared: &Shared, namespace: &str) -> Service {
     let rest = shared.config.clone();
     Service::new(Parts {
-        client: shared.client.clone(),
         ledger: shared.ledger.clone(),
         claims: shared.claims.clone(),
+        guard: shared.guard.clone(),
         pods: shared.pods.clone(),
         turns: shared.turns.clone(),
         auth: Authenticator::new(shared.client.clone(), namespace, shared.metrics.clone()),

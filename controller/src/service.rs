@@ -6,7 +6,6 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use kube::Client;
 use tokio::task::JoinSet;
 use tonic::{Request, Response, Status};
 use tracing::Instrument;
@@ -14,7 +13,8 @@ use trunkline_ipam::proto;
 use trunkline_ipam::proto::ipam_server::Ipam;
 
 use crate::auth::{AuthError, Authenticator, Caller, Denied};
-use crate::claims::Claims;
+use crate::claims::{Claims, is_transient};
+use crate::guard::{Guard, GuardError};
 use crate::keeper::Notices;
 use crate::lease::Chain;
 use crate::ledger::LedgerHandle;
@@ -25,7 +25,6 @@ use crate::turns::Turns;
 
 mod allocate;
 mod answer;
-pub(crate) mod guard;
 mod parse;
 mod release;
 
@@ -36,9 +35,9 @@ pub struct Service {
 }
 
 struct Inner {
-    client: Client,
     ledger: LedgerHandle,
     claims: Claims,
+    guard: Guard,
     pods: Pods,
     turns: Turns,
     auth: Authenticator,
@@ -52,15 +51,15 @@ struct Inner {
 
 /// What the service is made of.
 pub struct Parts {
-    /// For pools' finalizers and live looks.
-    pub client: Client,
     /// The ledger.
     pub ledger: LedgerHandle,
     /// Writes claims.
     pub claims: Claims,
+    /// Writes pools' finalizers.
+    pub guard: Guard,
     /// Pods and nodes.
     pub pods: Pods,
-    /// Turns of pods and pools.
+    /// Turns of pods.
     pub turns: Turns,
     /// Judges callers.
     pub auth: Authenticator,
@@ -77,9 +76,9 @@ pub struct Parts {
 impl Service {
     /// A service of these parts.
     pub fn new(parts: Parts) -> Self {
-        let Parts { client, ledger, claims, pods, turns, auth, role, metrics, notices, rest } = parts;
+        let Parts { ledger, claims, guard, pods, turns, auth, role, metrics, notices, rest } = parts;
         let calls = Mutex::default();
-        let inner = Inner { client, ledger, claims, pods, turns, auth, role, metrics, notices, rest, calls };
+        let inner = Inner { ledger, claims, guard, pods, turns, auth, role, metrics, notices, rest, calls };
         Self { inner: Arc::new(inner) }
     }
 
@@ -123,7 +122,8 @@ fn same_node(caller: &Caller, node: &str) -> Result<(), Status> {
 
 fn not_serving(error: &NotServing) -> Status {
     match error {
-        NotServing::GateOff => Status::failed_precondition(error.to_string()),
+        // Not transient: agents would wait for it until the pod's deadline.
+        NotServing::GateOff => Status::unimplemented(error.to_string()),
         NotServing::Follower { .. } | NotServing::NoLeader | NotServing::Reading => {
             Status::unavailable(error.to_string())
         }
@@ -152,6 +152,14 @@ fn pod_status(error: &PodError) -> Status {
 fn api_status(error: &(dyn std::error::Error + 'static), transient: bool) -> Status {
     let text = Chain(error).to_string();
     if transient { Status::unavailable(text) } else { Status::internal(text) }
+}
+
+fn guard_status(error: &GuardError) -> Status {
+    match error {
+        GuardError::Absent { .. } | GuardError::Deleting { .. } => Status::not_found(error.to_string()),
+        GuardError::Busy { .. } | GuardError::Gone(_) => Status::unavailable(error.to_string()),
+        GuardError::Api { source, .. } => api_status(error, is_transient(source)),
+    }
 }
 
 fn stopping(error: crate::ledger::LedgerGone) -> Status {
@@ -225,7 +233,7 @@ fn result_of(code: tonic::Code) -> &'static str {
         tonic::Code::ResourceExhausted => "exhausted",
         tonic::Code::Unauthenticated | tonic::Code::PermissionDenied => "denied",
         tonic::Code::NotFound => "not_found",
-        tonic::Code::InvalidArgument | tonic::Code::FailedPrecondition => "refused",
+        tonic::Code::InvalidArgument | tonic::Code::AlreadyExists | tonic::Code::Unimplemented => "refused",
         tonic::Code::Unavailable => "unavailable",
         _ => "error",
     }

@@ -4,13 +4,13 @@
 
 use futures::future::join_all;
 use tonic::Status;
-use trunkline_ipam::{Pick, PickError, Release, proto};
+use trunkline_ipam::{Pick, PickError, Refusal, Release, proto};
 
-use super::{Inner, answer, api_status, not_serving, pod_status, stopping};
+use super::{Inner, answer, api_status, guard_status, not_serving, pod_status, stopping};
 use crate::claims::{ClaimError, Creation, spec};
 use crate::lease::Chain;
 use crate::ledger::{Plan, PlanError, Request};
-use crate::objects::Claim;
+use crate::objects::{Claim, PoolObject};
 
 /// Plans that need a live look or a finalizer first are made again, so often at most.
 const PLANS: usize = 8;
@@ -52,7 +52,7 @@ impl Inner {
                 Ok(plan) => return Ok(plan),
                 Err(PlanError::Unguarded(pools)) => {
                     for pool in pools {
-                        self.guard(&pool).await?;
+                        self.guard.put_on(&pool).await.map_err(|error| guard_status(&error))?;
                     }
                 }
                 Err(PlanError::Refused { error: PickError::NoSuchPool { pool }, .. })
@@ -64,6 +64,14 @@ impl Inner {
             }
         }
         Err(Status::unavailable("the IPPools change too often to give an address of them"))
+    }
+
+    /// Reads a pool that the ledger does not know; false if there is none.
+    async fn learn_pool(&self, pool: &str) -> Result<bool, Status> {
+        let object = self.guard.read(pool).await.map_err(|error| guard_status(&error))?;
+        let Some(object) = object.as_ref().map(PoolObject::read) else { return Ok(false) };
+        self.ledger.call(move |ledger, _| ledger.pool_applied(object)).await.map_err(stopping)?;
+        Ok(true)
     }
 
     /// Claims everything at once. On failure, what stands is handed back with the reason.
@@ -217,7 +225,12 @@ fn pick_status(request: &Request, index: usize, error: &PickError) -> Status {
     let code = match error {
         PickError::NoSuchPool { .. } => tonic::Code::NotFound,
         PickError::Exhausted { .. } => tonic::Code::ResourceExhausted,
-        PickError::Requested { .. } => tonic::Code::FailedPrecondition,
+        // Not FailedPrecondition: agents take that for a replica that does not lead, and ask again.
+        PickError::Requested { refusal: Refusal::Used { .. } | Refusal::Quarantined { .. }, .. } => {
+            tonic::Code::AlreadyExists
+        }
+        PickError::Requested { refusal: Refusal::Deleting { .. }, .. } => tonic::Code::NotFound,
+        PickError::Requested { .. } => tonic::Code::InvalidArgument,
         PickError::Malformed { .. } | PickError::FamilyTwice { .. } => tonic::Code::InvalidArgument,
     };
     on_interface(request, index, code, &error.to_string())
