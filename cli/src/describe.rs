@@ -15,7 +15,7 @@ use trunkline_api::{
     NetworkAttachmentDefinition, NetworkSelection, NetworkStatus, parse_networks,
 };
 
-use crate::output::{age, print};
+use crate::output::{age, print, words};
 use crate::source::{Cluster, Source};
 use crate::table;
 
@@ -85,7 +85,7 @@ async fn from_cluster(cluster: &Cluster, facts: &mut Facts) -> anyhow::Result<()
                 );
                 facts.take_attachments(&nodes.dumps);
             }
-            Err(error) => facts.missing.push(format!("node state: {error:#}")),
+            Err(error) => facts.missing.push(format!("node state: {}", words(&error))),
         }
     }
     match allocations(cluster, &namespace, &name).await {
@@ -110,6 +110,7 @@ async fn asked_rows(cluster: &Cluster, selections: &[NetworkSelection]) -> Vec<V
             Err(error) => format!("cannot be read: {error}"),
             Ok(Some(nad)) => match NadConfig::parse(nad.spec.config.as_deref()) {
                 Ok(Nad::Ours(_)) => "good".to_owned(),
+                Ok(Nad::NotOurs { kind }) if kind.is_empty() => "without a type, left to others".to_owned(),
                 Ok(Nad::NotOurs { kind }) => format!("of type {kind:?}, left to others"),
                 Err(error) => error.to_string(),
             },

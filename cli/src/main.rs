@@ -38,7 +38,7 @@ fn main() -> ExitCode {
 }
 
 fn failed(error: &anyhow::Error) -> ExitCode {
-    eprintln!("trunkctl: {error:#}");
+    eprintln!("trunkctl: {}", output::words(error));
     let usage = error.downcast_ref::<cli::UsageError>().is_some();
     if usage { ExitCode::from(USAGE) } else { ExitCode::FAILURE }
 }

@@ -31,6 +31,23 @@ pub(crate) fn print(text: &str) -> anyhow::Result<()> {
     }
 }
 
+/// An error with what caused it, in words: of the API server's answer only its message.
+pub(crate) fn words(error: &anyhow::Error) -> String {
+    let mut words: Vec<String> = Vec::new();
+    for cause in error.chain() {
+        let answer = cause.downcast_ref::<kube::Error>();
+        if let Some(kube::Error::Api(status)) = answer {
+            words.push(status.message.clone());
+            break;
+        }
+        let text = cause.to_string();
+        if words.last().is_none_or(|last| !last.contains(&text)) {
+            words.push(text);
+        }
+    }
+    words.join(": ")
+}
+
 /// How long ago, as kubectl says it: the largest unit that is at least two, or seconds.
 pub(crate) fn age(seconds: i64) -> String {
     let seconds = seconds.max(0);
@@ -45,6 +62,16 @@ pub(crate) fn age(seconds: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn words_are_said_once_and_the_api_servers_answer_is_its_message() {
+        let status =
+            kube::core::Status { message: "pods is forbidden".to_owned(), ..kube::core::Status::default() };
+        let error = anyhow::Error::new(kube::Error::Api(Box::new(status))).context("cannot list pods");
+        assert_eq!(words(&error), "cannot list pods: pods is forbidden");
+        let error = anyhow::anyhow!("inner").context("outer").context("outer: inner");
+        assert_eq!(words(&error), "outer: inner");
+    }
 
     #[test]
     fn ages_have_one_unit() {

@@ -17,6 +17,7 @@ use trunkline_agent::dump::NodeDump;
 use trunkline_agent::protocol::{Outcome, Response, VERSION};
 
 use crate::cli::{Options, UsageError};
+use crate::output::words;
 
 /// Agents that are asked at the same time.
 const AT_ONCE: usize = 16;
@@ -113,8 +114,12 @@ impl Cluster {
         let asked = futures::stream::iter(agents.into_iter().map(|agent| {
             let pods = pods.clone();
             async move {
-                let node = agent.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default();
-                let said = tokio::time::timeout(PATIENCE, exec(&pods, &agent.name_any())).await;
+                let (node, name) = (node_of(&agent), agent.name_any());
+                let phase = agent.status.and_then(|status| status.phase).unwrap_or_default();
+                if phase != "Running" {
+                    return (node, Err(anyhow!("its agent's pod {name} is {phase}, not Running")));
+                }
+                let said = tokio::time::timeout(PATIENCE, exec(&pods, &name)).await;
                 let late = |_| Err(anyhow!("no answer within {} s", PATIENCE.as_secs()));
                 (node, said.unwrap_or_else(late))
             }
@@ -124,7 +129,7 @@ impl Cluster {
         for (node, answer) in answers {
             match answer {
                 Ok(dump) => nodes.dumps.push(dump),
-                Err(error) => nodes.silent.push((node, format!("{error:#}"))),
+                Err(error) => nodes.silent.push((node, words(&error))),
             }
         }
         nodes.dumps.sort_by(|a, b| a.node.cmp(&b.node));
@@ -146,6 +151,20 @@ impl Nodes {
             }
         }
     }
+}
+
+/// The node of a pod; a pod that has none yet names the node that it was made for.
+fn node_of(pod: &Pod) -> String {
+    let spec = pod.spec.as_ref();
+    let bound = spec.and_then(|spec| spec.node_name.clone());
+    let wanted = || {
+        let affinity = spec?.affinity.as_ref()?.node_affinity.as_ref()?;
+        let terms =
+            &affinity.required_during_scheduling_ignored_during_execution.as_ref()?.node_selector_terms;
+        let fields = terms.first()?.match_fields.as_ref()?;
+        fields.first()?.values.as_ref()?.first().cloned()
+    };
+    bound.or_else(wanted).unwrap_or_else(|| "(none yet)".to_owned())
 }
 
 /// Runs `trunkline-agent dump` in an agent's pod.

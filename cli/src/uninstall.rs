@@ -99,6 +99,7 @@ pub(crate) async fn cluster(cluster: &Cluster, options: &UninstallOptions) -> an
         say("no DaemonSet of Trunkline's is left: nodes are taken as clean");
     }
     objects::delete_all(cluster, patience).await?;
+    forget_exclusions(client).await?;
     say("done; NetworkAttachmentDefinitions, IPPools and their CRDs are left as they are");
     Ok(())
 }
@@ -142,6 +143,18 @@ async fn exclude(nodes: &Api<Node>, name: &str, value: &str) -> anyhow::Result<(
         .patch(name, &PatchParams::default(), &Patch::Merge(patch))
         .await
         .context("cannot label the node")?;
+    Ok(())
+}
+
+/// Nodes that were left out one by one carry our label still.
+async fn forget_exclusions(client: &Client) -> anyhow::Result<()> {
+    let api: Api<Node> = Api::all(client.clone());
+    let labelled =
+        api.list_metadata(&ListParams::default().labels(EXCLUDE)).await.context("cannot list nodes")?;
+    for node in labelled.items {
+        let patch = json!({ "metadata": { "labels": { EXCLUDE: null } } });
+        api.patch(&node.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await?;
+    }
     Ok(())
 }
 

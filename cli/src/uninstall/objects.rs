@@ -53,9 +53,21 @@ pub(super) async fn delete_all(cluster: &Cluster, patience: Duration) -> anyhow:
     delete_ours::<ClusterRole>(client).await?;
     delete_ours_everywhere::<RoleBinding>(client, &cluster.namespace).await?;
     delete_ours_everywhere::<Role>(client, &cluster.namespace).await?;
+    delete_namespace(client, &cluster.namespace, patience).await
+}
+
+/// Deletes the namespace if the manifests made it: a flag may have named another.
+async fn delete_namespace(client: &Client, name: &str, patience: Duration) -> anyhow::Result<()> {
     let namespaces: Api<Namespace> = Api::all(client.clone());
-    delete(&namespaces, &cluster.namespace).await?;
-    let name = &cluster.namespace;
+    let Some(found) = namespaces.get_opt(name).await.context("cannot get the namespace")? else {
+        return Ok(());
+    };
+    let (key, value) = PART.split_once('=').expect("the selector above has an equals sign");
+    if found.labels().get(key).is_none_or(|label| label != value) {
+        say(&format!("namespace {name} does not carry {PART} and stays"));
+        return Ok(());
+    }
+    delete(&namespaces, name).await?;
     wait::until_none("namespaces", patience, || async {
         Ok(namespaces.get_opt(name).await?.map(|found| found.name_any()).into_iter().collect())
     })
