@@ -1,7 +1,7 @@
-//! One light cluster shared by the tests of a file, one test at a time.
+//! One light cluster shared by the tests of a module, one test at a time.
 //!
 //! Every test must give back what it took: ports, addresses, links and namespaces are compared before and after.
-//! The cluster itself goes when the test program ends; its guard process sees to that.
+//! A cluster goes when the next suite's begins; the last one's guard process sees to it when the program ends.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
@@ -12,18 +12,19 @@ use tokio::runtime::Runtime;
 use crate::light::{LightCluster, LightOptions, Snapshot};
 use crate::run;
 
-/// A file's tests and the cluster that they share.
+/// A module's tests and the cluster that they share.
 pub struct Suite {
     purpose: &'static str,
     options: fn() -> LightOptions,
     setup: fn(&LightCluster) -> Result<()>,
-    shared: Mutex<Shared>,
 }
 
-enum Shared {
-    Untried,
-    Ready(Runtime, Box<LightCluster>),
-    Failed(String),
+/// The suite whose turn it is; never two at a time, since a machine is small.
+static CURRENT: Mutex<Option<Current>> = Mutex::new(None);
+
+struct Current {
+    purpose: &'static str,
+    cluster: Result<(Runtime, Box<LightCluster>), String>,
 }
 
 impl std::fmt::Debug for Suite {
@@ -33,13 +34,13 @@ impl std::fmt::Debug for Suite {
 }
 
 impl Suite {
-    /// A suite whose cluster is made by its first test; `setup` applies what all its tests use.
+    /// A suite whose cluster is made by its first test; `setup` applies what all its tests use. `purpose` is its own.
     pub const fn new(
         purpose: &'static str,
         options: fn() -> LightOptions,
         setup: fn(&LightCluster) -> Result<()>,
     ) -> Self {
-        Self { purpose, options, setup, shared: Mutex::new(Shared::Untried) }
+        Self { purpose, options, setup }
     }
 
     /// Runs one test. Skips loudly without root, which is a failure under `CI=true`.
@@ -47,15 +48,17 @@ impl Suite {
         if let Err(error) = run::require_root("this suite") {
             return skip(&error);
         }
-        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
-        if matches!(*shared, Shared::Untried) {
-            *shared = self.start();
+        let mut current = CURRENT.lock().unwrap_or_else(PoisonError::into_inner);
+        if current.as_ref().is_none_or(|current| current.purpose != self.purpose) {
+            current.take().map_or(Ok(()), Current::end)?;
+            *current =
+                Some(Current { purpose: self.purpose, cluster: self.start().map_err(|e| format!("{e:#}")) });
         }
-        let (runtime, cluster) = match &*shared {
-            Shared::Ready(runtime, cluster) => (runtime, cluster),
-            Shared::Failed(error) => return Err(anyhow!("the suite's cluster did not start: {error}")),
-            Shared::Untried => return Err(anyhow!("the suite's cluster was not started")),
-        };
+        let current = current.as_ref().context("the suite was not started")?;
+        let (runtime, cluster) = current
+            .cluster
+            .as_ref()
+            .map_err(|error| anyhow!("the suite's cluster did not start: {error}"))?;
         let begin = Instant::now();
         let done = runtime.block_on(async {
             let before = Snapshot::take(cluster).await?;
@@ -66,17 +69,21 @@ impl Suite {
         done.with_context(|| format!("logs are in {}", cluster.run().out().display()))
     }
 
-    fn start(&self) -> Shared {
-        let begin = || -> Result<_> {
-            let runtime = Runtime::new().context("making a runtime")?;
-            let cluster = runtime.block_on(LightCluster::start(self.purpose, (self.options)()))?;
-            (self.setup)(&cluster).context("preparing the suite's objects")?;
-            Ok((runtime, cluster))
-        };
-        match begin() {
-            Ok((runtime, cluster)) => Shared::Ready(runtime, Box::new(cluster)),
-            Err(error) => Shared::Failed(format!("{error:#}")),
-        }
+    fn start(&self) -> Result<(Runtime, Box<LightCluster>)> {
+        let runtime = Runtime::new().context("making a runtime")?;
+        let cluster = runtime.block_on(LightCluster::start(self.purpose, (self.options)()))?;
+        (self.setup)(&cluster).context("preparing the suite's objects")?;
+        Ok((runtime, Box::new(cluster)))
+    }
+}
+
+impl Current {
+    fn end(self) -> Result<()> {
+        let Ok((runtime, cluster)) = self.cluster else { return Ok(()) };
+        let done = cluster.run().teardown();
+        drop(cluster);
+        drop(runtime);
+        done.with_context(|| format!("taking down the suite {}", self.purpose))
     }
 }
 

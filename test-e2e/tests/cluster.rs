@@ -9,15 +9,22 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use tokio::sync::{Mutex, MutexGuard, OnceCell};
 use trunkline_e2e::cluster::workload::{self, Workload};
-use trunkline_e2e::cluster::{Cluster, Registry};
+use trunkline_e2e::cluster::{Cluster, ClusterNode, Registry};
 use trunkline_e2e::demo::{self, Snapshot};
 
 static CLUSTER: OnceCell<Mutex<Cluster>> = OnceCell::const_new();
+
+/// Pods that run before Trunkline is there, and their nodes.
+const EARLIER: [(&str, &str); 2] = [("earlier-1", "node-1"), ("earlier-2", "node-2")];
 
 /// The cluster with Trunkline and the bridge in it, for one test at a time.
 async fn installed() -> Result<MutexGuard<'static, Cluster>> {
     let make = || async {
         let cluster = Cluster::start("cluster").await?;
+        for (name, node) in EARLIER {
+            Workload::plain(name, node).create(&cluster)?;
+        }
+        workload::wait_running(&cluster, &EARLIER.map(|(name, _)| name)).await?;
         demo::install(&cluster).await?;
         for file in &demo::EXAMPLES[..3] {
             demo::apply_example(&cluster, file)?;
@@ -59,6 +66,21 @@ async fn each_node_has_the_chain_in_the_version_of_its_primary() -> Result<()> {
         let types: Vec<_> =
             conflist["plugins"].as_array().into_iter().flatten().map(|p| &p["type"]).collect();
         ensure!(types == ["bridge", "trunkline-cni"], "{}: {types:?}", node.name());
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_from_before_us_leaves_through_our_chain_and_returns_its_primary_address() -> Result<()> {
+    let cluster = installed().await?;
+    for (name, node) in EARLIER {
+        let pod = workload::pod(&cluster, name)?.context("the pod")?;
+        let address = pod["status"]["podIP"].as_str().context("its address")?.to_owned();
+        let node = cluster.node(node)?;
+        let held = |node: &ClusterNode| node.list("/var/lib/cni/networks/pods");
+        ensure!(held(node)?.contains(&address), "{name}: host-local does not know {address}");
+        workload::delete(&cluster, &[name]).await?;
+        ensure!(!held(node)?.contains(&address), "{name}: {address} is still taken");
     }
     Ok(())
 }

@@ -145,7 +145,9 @@ fn a_run_that_dies_is_cleared_up_by_its_guard() -> Result<()> {
     }
     let me = std::env::current_exe()?;
     let mut command = Command::new(me);
-    command.args(["--exact", "a_run_that_dies_is_cleared_up_by_its_guard", "--nocapture"]).env(DIES, "1");
+    command
+        .args(["--exact", "harness::a_run_that_dies_is_cleared_up_by_its_guard", "--nocapture"])
+        .env(DIES, "1");
     let died = command.output()?;
     let text = String::from_utf8_lossy(&died.stdout).into_owned();
     let prefix = text.lines().find_map(|l| l.split_once("prefix=")).context(text.clone())?.1.to_owned();
