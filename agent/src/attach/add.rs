@@ -4,56 +4,27 @@
 //! Addresses are released only after the ports that carried them are gone.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::time::Duration;
 
 use futures::future::join_all;
-use ipnet::IpNet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use trunkline_api::{IfName, MacAddr, NetworkStatus, TxChecksumOffload, primary_status};
-use trunkline_ipam::proto::{AllocateRequest, Allocation, InterfaceRequest, Pod};
+use trunkline_api::{IfName, TxChecksumOffload, primary_status};
+use trunkline_ipam::proto::{AllocateRequest, Allocation, InterfaceRequest};
 
 use super::announce::MAX_ADDRESSES_TRIED;
+use super::made::{Made, complete, external_ids, interface_request, pod_message};
 use super::{Attacher, Sandbox, words};
-use crate::bridge::{DatapathKind, PodPort, host_veth_name, keys};
-use crate::desired::{Attachment, Desired, DesiredWarning};
+use crate::bridge::{DatapathKind, PodPort, keys};
+use crate::desired::{Desired, DesiredWarning};
 use crate::kube::events::reason;
-use crate::link::{PodLinkSpec, PodRoute, create_pod_veth};
+use crate::link::{PodLinkSpec, create_pod_veth};
 use crate::netns::NetnsFd;
 use crate::protocol::Failure;
 use crate::server::{AddReply, Deadline, SandboxRequest, code};
 
 /// What is kept back of the deadline, so that an undo still ends within the plugin's wait.
 const UNDO_RESERVE: Duration = Duration::from_secs(3);
-
-/// What one interface is to get, complete but for the link.
-#[derive(Clone, Debug)]
-pub(super) struct Made {
-    /// What was wished for.
-    pub(super) wish: Attachment,
-    /// Its MAC address: requested, or the pod's stable one.
-    pub(super) mac: MacAddr,
-    /// Addresses with their prefix.
-    pub(super) addresses: Vec<IpNet>,
-    /// Pool of each claimed address.
-    pub(super) claims: Vec<Claimed>,
-    /// Gateways of the addresses' subnets, for network-status and for routes without a next hop.
-    pub(super) gateways: Vec<IpAddr>,
-    /// Host interface and OVS port.
-    pub(super) port: String,
-    /// Index of the interface in the pod, once it is made.
-    pub(super) pod_ifindex: u32,
-}
-
-/// One claimed address.
-#[derive(Clone, Debug)]
-pub(super) struct Claimed {
-    /// The pool that gave it.
-    pub(super) pool: String,
-    /// The address.
-    pub(super) address: IpAddr,
-}
 
 impl Attacher {
     /// One ADD, from the pod's turn to the answer.
@@ -136,13 +107,21 @@ impl Attacher {
         tracing::info!(ports = ?stale, "removing what an earlier sandbox of the pod left");
         self.remove_ports(&stale).await.map_err(|error| Failure {
             code: code::TRY_AGAIN,
-            msg: format!("cannot remove the ports that an earlier sandbox of pod {} left: {error}", sandbox.pod()),
+            msg: format!(
+                "cannot remove the ports that an earlier sandbox of pod {} left: {error}",
+                sandbox.pod()
+            ),
             details: String::new(),
         })
     }
 
     /// Claims an address of every family on every interface, in one request.
-    pub(super) async fn addresses(&self, sandbox: &Sandbox, desired: &Desired, until: Instant) -> Result<Vec<Made>, Failure> {
+    pub(super) async fn addresses(
+        &self,
+        sandbox: &Sandbox,
+        desired: &Desired,
+        until: Instant,
+    ) -> Result<Vec<Made>, Failure> {
         let wanting: Vec<InterfaceRequest> =
             desired.attachments.iter().filter(|wish| !wish.pools.is_empty()).map(interface_request).collect();
         let mut given: BTreeMap<String, Vec<Allocation>> = BTreeMap::new();
@@ -216,7 +195,13 @@ impl Attacher {
     }
 
     /// One interface: the veth pair, then its port with its flow. Returns its index in the pod.
-    async fn wire(&self, sandbox: &Sandbox, namespace: &NetnsFd, one: &Made, until: Instant) -> Result<u32, Failure> {
+    async fn wire(
+        &self,
+        sandbox: &Sandbox,
+        namespace: &NetnsFd,
+        one: &Made,
+        until: Instant,
+    ) -> Result<u32, Failure> {
         let (interface, nad) = (one.wish.interface.as_str(), one.wish.nad.to_string());
         let failed = |error: &dyn std::error::Error| words::step(interface, &nad, error);
         let mut step = Step::start(self);
@@ -229,7 +214,11 @@ impl Attacher {
             vlan: one.wish.vlan,
             external_ids: external_ids(sandbox, one),
         };
-        self.deps.bridges.add_pod_port(&one.wish.bridge, port, until).await.map_err(|error| failed(&error))?;
+        self.deps
+            .bridges
+            .add_pod_port(&one.wish.bridge, port, until)
+            .await
+            .map_err(|error| failed(&error))?;
         step.done("port");
         Ok(link.pod_ifindex)
     }
@@ -271,11 +260,9 @@ impl Attacher {
         }
         entries.extend(made.iter().map(Made::status));
         let uid = self.api_uid(sandbox).await?;
-        self.deps.status.write(&sandbox.namespace, &sandbox.name, &uid, &entries, until).await.map_err(|error| Failure {
-            code: code::TRY_AGAIN,
-            msg: words::chain(&error),
-            details: String::new(),
-        })
+        self.deps.status.write(&sandbox.namespace, &sandbox.name, &uid, &entries, until).await.map_err(
+            |error| Failure { code: code::TRY_AGAIN, msg: words::chain(&error), details: String::new() },
+        )
     }
 
     /// The UID that the API server knows the pod by: a static pod's mirror has one of its own.
@@ -304,7 +291,8 @@ impl Attacher {
         let took = request.started.elapsed().unwrap_or_default().as_millis();
         tracing::info!(interfaces = made.len(), took_ms = %took, "pod is attached");
         let ids = BTreeMap::from([(keys::ATTACH_MS.to_owned(), took.to_string())]);
-        let (bridges, ports) = (self.deps.bridges.clone(), made.iter().map(|one| one.port.clone()).collect::<Vec<_>>());
+        let (bridges, ports) =
+            (self.deps.bridges.clone(), made.iter().map(|one| one.port.clone()).collect::<Vec<_>>());
         self.work.spawn(async move {
             for port in ports {
                 if let Err(error) = bridges.update_port_external_ids(&port, ids.clone()).await {
@@ -319,28 +307,6 @@ impl Attacher {
         let known = self.deps.objects.cached_pod(&sandbox.namespace, &sandbox.name);
         let uid = known.and_then(|pod| pod.metadata.uid.clone()).unwrap_or_else(|| sandbox.uid.clone());
         self.deps.events.pod_named(&sandbox.namespace, &sandbox.name, &uid, reason, note);
-    }
-}
-
-impl Made {
-    /// The network-status entry.
-    fn status(&self) -> NetworkStatus {
-        NetworkStatus {
-            name: self.wish.nad.to_string(),
-            interface: self.wish.interface.to_string(),
-            ips: self.addresses.iter().map(IpNet::addr).collect(),
-            mac: Some(self.mac),
-            mtu: Some(self.wish.mtu.into()),
-            gateway: self.gateways.clone(),
-            dns: self.wish.dns.clone(),
-            ..NetworkStatus::default()
-        }
-    }
-
-    /// A route whose missing next hop is the gateway of its family.
-    fn route(&self, destination: IpNet, gateway: Option<IpAddr>) -> PodRoute {
-        let same_family = |hop: &&IpAddr| hop.is_ipv4() == destination.addr().is_ipv4();
-        PodRoute { destination, gateway: gateway.or_else(|| self.gateways.iter().find(same_family).copied()) }
     }
 }
 
@@ -361,68 +327,6 @@ impl<'a> Step<'a> {
     }
 }
 
-pub(super) fn pod_message(sandbox: &Sandbox) -> Pod {
-    Pod { namespace: sandbox.namespace.clone(), name: sandbox.name.clone(), uid: sandbox.uid.clone() }
-}
-
 fn check_cancelled(cancel: &CancellationToken) -> Result<(), Failure> {
     if cancel.is_cancelled() { Err(words::cancelled()) } else { Ok(()) }
-}
-
-fn interface_request(wish: &Attachment) -> InterfaceRequest {
-    InterfaceRequest {
-        interface: wish.interface.to_string(),
-        nad: wish.nad.to_string(),
-        pools: wish.pools.iter().map(|pool| pool.name.clone()).collect(),
-        vlan: wish.vlan.map(|vlan| u32::from(u16::from(vlan))),
-        ips: wish.requested_ips.iter().map(ToString::to_string).collect(),
-    }
-}
-
-fn complete(sandbox: &Sandbox, wish: &Attachment, allocations: &[Allocation]) -> Result<Made, Failure> {
-    let mut addresses: Vec<IpNet> = wish.addresses.iter().map(|fixed| fixed.address).collect();
-    let mut gateways: Vec<IpAddr> = wish.addresses.iter().filter_map(|fixed| fixed.gateway).collect();
-    let mut claims = Vec::new();
-    for allocation in allocations {
-        let unusable = || Failure {
-            code: code::TRY_AGAIN,
-            msg: format!(
-                "interface {} (network {}): the controller answered with an address that is none: {}/{}",
-                wish.interface, wish.nad, allocation.address, allocation.prefix_length
-            ),
-            details: String::new(),
-        };
-        let address: IpAddr = allocation.address.parse().map_err(|_| unusable())?;
-        let prefix = u8::try_from(allocation.prefix_length).map_err(|_| unusable())?;
-        addresses.push(IpNet::new(address, prefix).map_err(|_| unusable())?);
-        gateways.extend(allocation.gateway.parse::<IpAddr>().ok());
-        claims.push(Claimed { pool: allocation.pool.clone(), address });
-    }
-    Ok(Made {
-        mac: wish.mac.unwrap_or_else(|| super::stable_mac(&sandbox.uid, wish.interface.as_str())),
-        port: host_veth_name(&sandbox.id, wish.interface.as_str()),
-        wish: wish.clone(),
-        addresses,
-        claims,
-        gateways,
-        pod_ifindex: 0,
-    })
-}
-
-/// What the agent rebuilds itself from.
-fn external_ids(sandbox: &Sandbox, one: &Made) -> BTreeMap<String, String> {
-    let list = |items: &mut dyn Iterator<Item = String>| items.collect::<Vec<_>>().join(",");
-    let pairs = [
-        (keys::POD_UID, sandbox.uid.clone()),
-        (keys::POD_NAMESPACE, sandbox.namespace.clone()),
-        (keys::POD_NAME, sandbox.name.clone()),
-        (keys::SANDBOX, sandbox.id.clone()),
-        (keys::INTERFACE, one.wish.interface.to_string()),
-        (keys::NAD, one.wish.nad.to_string()),
-        (keys::MAC, one.mac.to_string()),
-        (keys::ADDRESSES, list(&mut one.addresses.iter().map(ToString::to_string))),
-        (keys::POOLS, list(&mut one.claims.iter().map(|claim| claim.pool.clone()))),
-        (keys::NETNS, sandbox.netns.display().to_string()),
-    ];
-    pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
 }

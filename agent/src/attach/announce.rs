@@ -11,7 +11,7 @@ use tracing::Instrument as _;
 use trunkline_api::{DuplicateAddressDetection, MacAddr};
 use trunkline_ipam::proto::{ReleaseRequest, ReportConflictRequest};
 
-use super::add::Made;
+use super::made::Made;
 use super::{Attacher, Sandbox, words};
 use crate::announce::{Announcer, Conflict, ProbeMode};
 use crate::desired::Desired;
@@ -73,7 +73,7 @@ impl Attacher {
             .collect();
         self.remove_ports(&ports).await.map_err(failure)?;
         let request = ReleaseRequest {
-            pod: Some(super::add::pod_message(sandbox)),
+            pod: Some(super::made::pod_message(sandbox)),
             sandbox: sandbox.id.clone(),
             node: String::new(), // the client fills it in
             interfaces: conflicting.iter().cloned().collect(),
@@ -91,7 +91,8 @@ impl Attacher {
             DuplicateAddressDetection::Wait => return,
         };
         for one in made.iter().filter(|one| !one.addresses.is_empty()) {
-            let (this, sandbox, namespace, one) = (self.clone(), sandbox.clone(), namespace.clone(), one.clone());
+            let (this, sandbox, namespace, one) =
+                (self.clone(), sandbox.clone(), namespace.clone(), one.clone());
             let span = tracing::info_span!("announce", pod = %sandbox.pod(), interface = %one.wish.interface);
             let work = async move {
                 for conflict in this.probe(&namespace, &one, mode).await {
@@ -107,7 +108,8 @@ impl Attacher {
         let addresses: Vec<IpAddr> = one.addresses.iter().map(ipnet::IpNet::addr).collect();
         let probed = async {
             let announcer =
-                Announcer::open(&self.deps.netns, namespace, one.pod_ifindex, one.mac.octets(), &addresses).await?;
+                Announcer::open(&self.deps.netns, namespace, one.pod_ifindex, one.mac.octets(), &addresses)
+                    .await?;
             match mode {
                 Probing::Wait => {
                     let found = announcer.probe(ProbeMode::Wait).await?;
@@ -117,7 +119,8 @@ impl Attacher {
                     Ok(found)
                 }
                 Probing::Async => {
-                    let (found, announced) = tokio::join!(announcer.probe(ProbeMode::Async), announcer.announce());
+                    let (found, announced) =
+                        tokio::join!(announcer.probe(ProbeMode::Async), announcer.announce());
                     announced?;
                     found
                 }
@@ -135,7 +138,8 @@ impl Attacher {
     async fn report(&self, sandbox: &Sandbox, one: &Made, conflict: Conflict) {
         let holder = MacAddr::new(conflict.holder);
         self.deps.metrics.add_conflict();
-        let pool = one.claims.iter().find(|claim| claim.address == conflict.address).map(|claim| claim.pool.clone());
+        let pool =
+            one.claims.iter().find(|claim| claim.address == conflict.address).map(|claim| claim.pool.clone());
         self.pod_event(
             sandbox,
             reason::ADDRESS_CONFLICT,
@@ -149,7 +153,7 @@ impl Attacher {
         );
         let Some(pool) = pool else { return };
         let request = ReportConflictRequest {
-            pod: Some(super::add::pod_message(sandbox)),
+            pod: Some(super::made::pod_message(sandbox)),
             node: String::new(), // the client fills it in
             interface: one.wish.interface.to_string(),
             address: conflict.address.to_string(),

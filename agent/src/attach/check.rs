@@ -23,7 +23,10 @@ impl Attacher {
     async fn check_row(&self, row: &PodPortRow) -> Result<(), Failure> {
         let broken = |what: String| Failure {
             code: code::FAILED,
-            msg: format!("interface {} (network {}) of pod {}/{}: {what}", row.interface, row.nad, row.pod_namespace, row.pod_name),
+            msg: format!(
+                "interface {} (network {}) of pod {}/{}: {what}",
+                row.interface, row.nad, row.pod_namespace, row.pod_name
+            ),
             details: String::new(),
         };
         if let Some(error) = &row.error {
@@ -42,6 +45,10 @@ impl Attacher {
         let there = pod_link_exists(&self.deps.netns, &namespace, &row.interface, mac.octets())
             .await
             .map_err(|error| trouble(&error))?;
-        if there { Ok(()) } else { Err(broken(format!("it is gone from the pod, or its MAC address is not {mac}"))) }
+        if there {
+            Ok(())
+        } else {
+            Err(broken(format!("it is gone from the pod, or its MAC address is not {mac}")))
+        }
     }
 }

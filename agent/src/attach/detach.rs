@@ -131,7 +131,7 @@ impl Sandbox {
 /// Everything that this sandbox holds.
 fn release_request(sandbox: &Sandbox) -> ReleaseRequest {
     ReleaseRequest {
-        pod: Some(super::add::pod_message(sandbox)),
+        pod: Some(super::made::pod_message(sandbox)),
         sandbox: sandbox.id.clone(),
         node: String::new(), // the client fills it in
         interfaces: Vec::new(),

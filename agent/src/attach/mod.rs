@@ -15,6 +15,7 @@ mod detach;
 mod dump;
 mod identity;
 mod inflight;
+mod made;
 mod networks;
 mod words;
 
@@ -31,9 +32,9 @@ pub use inflight::InFlight;
 use crate::bridge::Bridges;
 use crate::config::ConfigHandle;
 use crate::ipam_client::IpamClient;
+use crate::kube::ObjectCache;
 use crate::kube::events::Recorder;
 use crate::kube::status::StatusWriter;
-use crate::kube::ObjectCache;
 use crate::metrics::Metrics;
 use crate::netns::NetnsThread;
 use crate::protocol::Failure;
@@ -102,7 +103,8 @@ impl Attacher {
         self.work.spawn(work.instrument(span)).await.unwrap_or_else(|error| {
             Err(Failure {
                 code: code::TRY_AGAIN,
-                msg: "the Trunkline agent failed while it worked on this pod; it will be tried again".to_owned(),
+                msg: "the Trunkline agent failed while it worked on this pod; it will be tried again"
+                    .to_owned(),
                 details: error.to_string(),
             })
         })
@@ -112,19 +114,22 @@ impl Attacher {
 impl CniHandler for Attacher {
     async fn add(&self, request: SandboxRequest, deadline: Deadline) -> Result<AddReply, Failure> {
         let sandbox = Sandbox::from_request(&request);
-        let span = tracing::info_span!("add", pod = %sandbox.pod(), uid = %sandbox.uid, sandbox = %sandbox.id);
+        let span =
+            tracing::info_span!("add", pod = %sandbox.pod(), uid = %sandbox.uid, sandbox = %sandbox.id);
         let cancel = CancellationToken::new();
         // Dropped when the plugin hangs up or the deadline passes: the work sees it between two steps and undoes.
         let hung_up = cancel.clone().drop_guard();
         let this = self.clone();
-        let outcome = self.carry_out(span, async move { this.run_add(sandbox, request, deadline, cancel).await }).await;
+        let outcome =
+            self.carry_out(span, async move { this.run_add(sandbox, request, deadline, cancel).await }).await;
         hung_up.disarm();
         outcome
     }
 
     async fn del(&self, request: SandboxRequest, _deadline: Deadline) -> Result<(), Failure> {
         let sandbox = Sandbox::from_request(&request);
-        let span = tracing::info_span!("del", pod = %sandbox.pod(), uid = %sandbox.uid, sandbox = %sandbox.id);
+        let span =
+            tracing::info_span!("del", pod = %sandbox.pod(), uid = %sandbox.uid, sandbox = %sandbox.id);
         let this = self.clone();
         self.carry_out(span, async move {
             this.run_del(sandbox, &request).await;

@@ -10,7 +10,8 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use trunkline_api::{
-    IPPool, NETWORKS_ANNOTATION, Nad, NadConfig, NetworkAttachmentDefinition, NetworkSelection, parse_networks,
+    IPPool, NETWORKS_ANNOTATION, Nad, NadConfig, NetworkAttachmentDefinition, NetworkSelection,
+    parse_networks,
 };
 
 use super::{Attacher, Sandbox};
@@ -24,7 +25,11 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 impl Attacher {
     /// The annotation's text; `None` when the pod asks for nothing.
-    pub(super) async fn annotation(&self, sandbox: &Sandbox, request: &SandboxRequest) -> Result<Option<String>, Failure> {
+    pub(super) async fn annotation(
+        &self,
+        sandbox: &Sandbox,
+        request: &SandboxRequest,
+    ) -> Result<Option<String>, Failure> {
         let text = match &request.annotations {
             Some(annotations) => annotations.get(NETWORKS_ANNOTATION).cloned(),
             None => self.annotations_of(sandbox).await?.remove(NETWORKS_ANNOTATION),
@@ -108,7 +113,14 @@ impl Attacher {
     async fn judge(&self, pod: &PodRef, selections: &[NetworkSelection]) -> Result<Desired, Obstacle> {
         let catalogue = self.catalogue(selections).await?;
         let config = self.deps.config.current();
-        let bridges = self.deps.bridges.state().borrow().iter().map(|(name, state)| (name.clone(), state.facts())).collect();
+        let bridges = self
+            .deps
+            .bridges
+            .state()
+            .borrow()
+            .iter()
+            .map(|(name, state)| (name.clone(), state.facts()))
+            .collect();
         let inputs = Inputs {
             pod,
             node: &self.deps.node,
@@ -118,7 +130,8 @@ impl Attacher {
             bridges: &bridges,
             catalogue: &catalogue,
         };
-        desired(&inputs).map_err(|error| Obstacle { may_pass: error.is_transient(), words: error.to_string() })
+        desired(&inputs)
+            .map_err(|error| Obstacle { may_pass: error.is_transient(), words: error.to_string() })
     }
 
     /// The NADs that the pod names and the pools that those name.

@@ -4,7 +4,7 @@
 
 use std::error::Error;
 
-use super::add::Made;
+use super::made::Made;
 use crate::protocol::Failure;
 use crate::server::code;
 
@@ -33,7 +33,11 @@ pub(super) fn cancelled() -> Failure {
 
 /// A failure of a step, with its causes, as one sentence about the interface.
 pub(super) fn step(interface: &str, nad: &str, error: &dyn Error) -> Failure {
-    Failure { code: code::TRY_AGAIN, msg: format!("interface {interface} (network {nad}): {}", chain(error)), details: String::new() }
+    Failure {
+        code: code::TRY_AGAIN,
+        msg: format!("interface {interface} (network {nad}): {}", chain(error)),
+        details: String::new(),
+    }
 }
 
 /// The Normal Event of an attached pod: interfaces, networks, VLANs, addresses.
@@ -45,7 +49,10 @@ pub(super) fn attached(made: &[Made]) -> String {
         } else {
             made.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
         };
-        format!("{} on {} ({vlan}, bridge {}): {addresses}", made.wish.interface, made.wish.nad, made.wish.bridge)
+        format!(
+            "{} on {} ({vlan}, bridge {}): {addresses}",
+            made.wish.interface, made.wish.nad, made.wish.bridge
+        )
     };
     made.iter().map(one).collect::<Vec<_>>().join("; ")
 }

@@ -91,7 +91,9 @@ pub(super) fn is_gone(netns: &Path) -> bool {
 pub(super) fn claims_without_port(claims: &[Claim], rows: &[PodPortRow]) -> Vec<Sighting> {
     claims
         .iter()
-        .filter(|claim| rows.iter().all(|row| row.sandbox != claim.sandbox || row.interface != claim.interface))
+        .filter(|claim| {
+            rows.iter().all(|row| row.sandbox != claim.sandbox || row.interface != claim.interface)
+        })
         .filter_map(|claim| {
             let pod = claim.pod.as_ref()?;
             let sandbox = Sandbox {

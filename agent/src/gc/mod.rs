@@ -50,7 +50,9 @@ pub async fn run(attacher: Attacher, stop: CancellationToken) {
 async fn look(attacher: &Attacher, looks: &mut TwoLooks) {
     let orphans = looks.confirm(sightings(attacher).await);
     for orphan in orphans {
-        if attacher.inflight().contains(orphan.uid()) || (orphan.uid().is_empty() && !attacher.inflight().is_empty()) {
+        if attacher.inflight().contains(orphan.uid())
+            || (orphan.uid().is_empty() && !attacher.inflight().is_empty())
+        {
             continue;
         }
         match &orphan {
@@ -90,7 +92,9 @@ async fn sightings(attacher: &Attacher) -> BTreeSet<Sighting> {
     }
     if let Ok(links) = list_host_links(crate::attach::HOST_LINK_PREFIX).await {
         let ours = links.into_iter().filter(|name| crate::attach::is_host_link_name(name));
-        seen.extend(ours.filter(|name| rows.iter().all(|row| row.name != *name)).map(|name| Sighting::Link { name }));
+        seen.extend(
+            ours.filter(|name| rows.iter().all(|row| row.name != *name)).map(|name| Sighting::Link { name }),
+        );
     }
     if let Ok(claims) = deps.ipam.list_by_node(Instant::now() + ASK).await {
         seen.extend(judge::claims_without_port(&claims, &rows));
