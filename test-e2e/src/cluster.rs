@@ -67,9 +67,7 @@ impl Cluster {
         let started = Instant::now();
         let switch = Switch::create(&run)?;
         let plane = ControlPlane::start(&run, &switch, Options::FULL).await?;
-        for key in host::KUBELET_SYSCTLS {
-            run.save_sysctl(key)?;
-        }
+        host::save_sysctls(&run)?;
         let nodes = Self::start_nodes(&run, &switch, &plane, &images)?;
         let cluster = Self { run, switch, plane, nodes, images, started };
         cluster.wait_nodes_ready().await?;

@@ -1,12 +1,17 @@
 //! What this machine has of the things that change how nodes must be set up.
 //!
-//! Looks only.
+//! Looks only; what it finds is written down in the run.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
+use anyhow::Result;
+
+use crate::run::{Resource, Run, STATE};
+
 /// Sysctls of the whole machine that every kubelet rewrites, as paths under `/proc/sys`.
-pub(super) const KUBELET_SYSCTLS: [&str; 6] = [
+const KUBELET_SYSCTLS: [&str; 6] = [
     "vm/overcommit_memory",
     "vm/panic_on_oom",
     "kernel/panic",
@@ -14,6 +19,26 @@ pub(super) const KUBELET_SYSCTLS: [&str; 6] = [
     "kernel/keys/root_maxkeys",
     "kernel/keys/root_maxbytes",
 ];
+
+/// Writes down the values to be put back: the machine's own ones, even where another run's kubelets are at work.
+pub(super) fn save_sysctls(run: &Run) -> Result<()> {
+    let mut original = BTreeMap::new();
+    for entry in fs::read_dir(STATE).into_iter().flatten().flatten() {
+        let list = fs::read_to_string(entry.path().join("resources")).unwrap_or_default();
+        for line in list.lines() {
+            if let Ok(Resource::Sysctl { key, value }) = serde_json::from_str(line) {
+                original.insert(key, value);
+            }
+        }
+    }
+    for key in KUBELET_SYSCTLS {
+        match original.get(key) {
+            Some(value) => run.register(&Resource::Sysctl { key: key.to_owned(), value: value.clone() })?,
+            None => run.save_sysctl(key)?,
+        }
+    }
+    Ok(())
+}
 
 /// The machine as far as it matters.
 #[derive(Clone, Copy, Debug)]
