@@ -139,10 +139,7 @@ fn kill_everything(dir: &Path, all: &[Resource], errors: &mut Vec<String>) {
 /// Every living process of the run: those it started, those in its cgroups, those in its namespaces.
 fn processes(dir: &Path, all: &[Resource]) -> Vec<ProcessId> {
     let mut found = Vec::new();
-    let mut inodes: HashSet<u64> =
-        netns_of(dir).iter().filter_map(|p| fs::metadata(p).ok()).map(|m| m.ino()).collect();
-    // A name whose mount is gone shows the plain file's inode on the tmpfs, never one of a namespace.
-    inodes.remove(&0);
+    let inodes: HashSet<u64> = netns_of(dir).iter().filter_map(|path| namespace(path)).collect();
     for resource in all {
         match resource {
             Resource::Process { id, .. } if id.is_alive() => found.push(*id),
@@ -150,20 +147,32 @@ fn processes(dir: &Path, all: &[Resource]) -> Vec<ProcessId> {
             _ => {}
         }
     }
-    if !inodes.is_empty() {
-        found.extend(all_processes().filter(|id| {
-            fs::metadata(format!("/proc/{}/ns/net", id.pid))
-                .is_ok_and(|m| inodes.contains(&m.ino()) && is_nsfs(&m))
-        }));
-    }
+    found.extend(inside(&inodes));
     let me = std::process::id();
     found.retain(|id| u32::try_from(id.pid) != Ok(me));
     found
 }
 
-/// Namespace files live on a device of their own (major 0), as tmpfs files do; their inode numbers begin high.
-fn is_nsfs(meta: &fs::Metadata) -> bool {
-    meta.ino() >= 0xF000_0000
+/// The inode of a mounted namespace; `None` for a name whose mount is gone, which is a plain file on a tmpfs.
+fn namespace(path: &Path) -> Option<u64> {
+    // The kernel numbers namespaces from 0xf0000000 on.
+    fs::metadata(path).ok().map(|meta| meta.ino()).filter(|inode| *inode >= 0xF000_0000)
+}
+
+/// The processes in these network namespaces.
+fn inside(inodes: &HashSet<u64>) -> Vec<ProcessId> {
+    if inodes.is_empty() {
+        return Vec::new();
+    }
+    let in_one = |id: &ProcessId| namespace(Path::new(&format!("/proc/{}/ns/net", id.pid)));
+    all_processes().filter(|id| in_one(id).is_some_and(|inode| inodes.contains(&inode))).collect()
+}
+
+/// Kills what runs in a namespace of ours that is about to go; a container's processes end with it just so.
+pub(crate) fn kill_inside(path: &Path) {
+    for id in inside(&namespace(path).into_iter().collect()) {
+        id.signal(Signal::SIGKILL);
+    }
 }
 
 fn all_processes() -> impl Iterator<Item = ProcessId> {

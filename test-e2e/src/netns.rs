@@ -11,10 +11,10 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use nix::sched::{CloneFlags, setns};
 
-use crate::process;
 use crate::run::{Resource, Run};
+use crate::{guard, process};
 
-/// A network namespace of this run. Removed when dropped.
+/// A network namespace of this run. Removed when dropped, with what runs in it.
 #[derive(Debug)]
 pub struct Netns {
     name: String,
@@ -116,6 +116,7 @@ pub fn enter<T: Send + 'static>(path: &Path, work: impl FnOnce() -> T + Send + '
 impl Drop for Netns {
     fn drop(&mut self) {
         if !self.run.is_kept() && self.path.exists() {
+            guard::kill_inside(&self.path);
             let _ = process::raw_output(Command::new("ip").args(["netns", "delete", &self.name]));
         }
     }

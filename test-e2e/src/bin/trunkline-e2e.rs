@@ -112,6 +112,7 @@ fn prepare(tier: Tier) -> Result<()> {
     if matches!(tier, Tier::Light | Tier::Cluster) {
         tools::prepare(tools::CONTROL_PLANE)?;
         tools::prepare(tools::LIGHT)?;
+        debs::ethtool()?;
     }
     if matches!(tier, Tier::Cluster) {
         tools::prepare(tools::CLUSTER)?;

@@ -4,6 +4,7 @@
 //! The agent runs in a mount namespace whose `/var/lib/trunkline` and boot id are the node's, so that nothing of it
 //! is shared and a reboot looks like one.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -72,6 +73,8 @@ pub struct LightNode {
     ovs: Ovs,
     agent: Mutex<Option<Process>>,
     object: Mutex<Node>,
+    /// The switch's port that each uplink is plugged into.
+    plugged: Mutex<BTreeMap<String, String>>,
 }
 
 impl LightNode {
@@ -87,13 +90,13 @@ impl LightNode {
         let name = format!("n{index}");
         let (dir, data) = (run.dir().join(&name), run.data(&name)?);
         let netns = Netns::create(run, &name)?;
-        plug(switch, &netns, index, &options)?;
+        let plugged = Mutex::new(plug(switch, &netns, index, &options)?);
         let ovs = Ovs::start(run, &name, &netns, &dir.join("ovs"), &data)?;
         let client = plane.client().await?;
         let object = objects::create_node(&client, &name, &address(index)).await?;
         let (run, options) = (run.clone(), Mutex::new(options));
         let (agent, object) = (Mutex::default(), Mutex::new(object));
-        let node = Self { name, index, run, dir, data, options, netns, ovs, agent, object };
+        let node = Self { name, index, run, dir, data, options, netns, ovs, agent, object, plugged };
         node.install_files()?;
         node.renew_identity(plane, &client).await?;
         Ok(node)
@@ -160,6 +163,12 @@ impl LightNode {
     /// The Node object as it was when it was made.
     pub fn object(&self) -> Node {
         lock(&self.object).clone()
+    }
+
+    /// Pulls the cable of an uplink, or puts it back.
+    pub fn set_cable(&self, switch: &Switch, uplink: &str, plugged: bool) -> Result<()> {
+        let port = lock(&self.plugged).get(uplink).cloned();
+        switch.set_carrier(&port.with_context(|| format!("{} has no uplink {uplink}", self.name))?, plugged)
     }
 
     /// The node's address in the cluster network.
@@ -300,7 +309,7 @@ impl LightNode {
         self.netns.recreate()?;
         self.new_boot_id()?;
         let options = self.options().clone();
-        plug(switch, &self.netns, self.index, &options)?;
+        *lock(&self.plugged) = plug(switch, &self.netns, self.index, &options)?;
         self.ovs.start_daemons(&self.netns)
     }
 }
@@ -309,17 +318,24 @@ impl LightNode {
 const MOUNTS: &str = "mount -t tmpfs trunkline /var/lib; mkdir /var/lib/trunkline; \
     mount --bind \"$1\" /var/lib/trunkline; mount --bind \"$2\" /proc/sys/kernel/random/boot_id; shift 2; exec \"$@\"";
 
-fn plug(switch: &Switch, netns: &Netns, index: u8, options: &NodeOptions) -> Result<()> {
+/// Plugs all NICs in; returns the switch's port of each uplink.
+fn plug(
+    switch: &Switch,
+    netns: &Netns,
+    index: u8,
+    options: &NodeOptions,
+) -> Result<BTreeMap<String, String>> {
     switch.plug_mgmt(netns, "eth0", &format!("{}/24", address(index)))?;
     netns.ip(&format!("route add default via {SERVER_IP}"))?;
     netns.sysctl("net/ipv4/ip_forward", "1")?;
+    let mut plugged = BTreeMap::new();
     for (name, fabric) in &options.uplinks {
-        switch.plug_fabric(netns, name, *fabric)?;
+        plugged.insert(name.clone(), switch.plug_fabric(netns, name, *fabric)?);
         if options.uplink_gro {
             ethtool(netns, &["-K", name, "gro", "on"])?;
         }
     }
-    Ok(())
+    Ok(plugged)
 }
 
 /// Runs ethtool in a namespace.

@@ -3,7 +3,7 @@
 //! A failed ADD is followed by DEL and, like kubelet, by another try with a new sandbox.
 
 use std::collections::BTreeMap;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,17 +11,41 @@ use anyhow::{Context as _, Result, bail};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::Api;
 use kube::{Client, ResourceExt as _};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::light::{LightCluster, LightNode};
 use crate::objects::{self, PodSpec};
-use crate::process::{self, Process};
+use crate::process::{self, Process, ProcessId};
 use crate::run::Run;
 use crate::runtime::{CniError, PodRef, Sandbox};
-use crate::{paths, probe};
+use crate::{paths, probe, wait};
 
 /// How long between two tries of a pod; kubelet takes about 11 s.
 const RETRY: Duration = Duration::from_millis(500);
+/// A flood of pings from a pod, to see what an event costs.
+#[derive(Debug)]
+pub struct Flood(Child);
+
+impl Flood {
+    /// Starts it and waits for the first answer.
+    pub fn start(run: &Run, from: &RunningPod, target: &str) -> Result<Self> {
+        let ready = run.dir().join(format!("flood-{:08x}", rand::random::<u32>()));
+        let mut command =
+            from.probe_command(&["flood", "--interface", "eth1", "--target", target, "--ready"])?;
+        let child = command.arg(&ready).stdout(Stdio::piped()).spawn().context("starting a flood")?;
+        wait::until_blocking("the flood runs", Duration::from_secs(10), || Ok(ready.exists().then_some(())))?;
+        Ok(Self(child))
+    }
+
+    /// Ends it; the counts are `sent`, `received`, `lost` and `longest_silence_ms`.
+    pub fn finish(self) -> Result<Value> {
+        let id = ProcessId::of(i32::try_from(self.0.id())?).context("the flood has ended")?;
+        id.signal(Signal::SIGTERM);
+        serde_json::from_slice(&self.0.wait_with_output()?.stdout).context("reading a flood's count")
+    }
+}
+
 /// The annotation that names what a pod got.
 pub const NETWORK_STATUS: &str = "k8s.v1.cni.cncf.io/network-status";
 

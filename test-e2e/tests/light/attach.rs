@@ -15,6 +15,8 @@ fn options() -> LightOptions {
         bridges: r#"[{"bridgeName": "br-one", "physicalInterfaces": ["up1"]},
             {"bridgeName": "br-two", "physicalInterfaces": ["up2"]}]"#
             .replace('\n', " "),
+        // What may still come is waited for; here it never does.
+        more: "cniTimeoutSeconds: 6\n".to_owned(),
         ..NodeOptions::default()
     };
     LightOptions { nodes: vec![two_bridges], ..LightOptions::nodes(1) }

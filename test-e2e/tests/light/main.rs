@@ -10,5 +10,7 @@ mod control_plane;
 mod harness;
 mod isolation;
 mod mesh;
+mod operations;
+mod outages;
 mod restart;
 mod tokens;

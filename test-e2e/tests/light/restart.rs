@@ -1,18 +1,15 @@
 //! Agents that restart and die, nodes that reboot and go: running pods notice nothing, and nothing leaks.
 
-use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use futures::StreamExt as _;
-use nix::sys::signal::Signal;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
-use serde_json::{Value, json};
+use serde_json::json;
 use trunkline_e2e::fixtures::{ipam, network, pool};
-use trunkline_e2e::light::{LightCluster, LightOptions, RunningPod};
+use trunkline_e2e::light::{Flood, LightCluster, LightOptions};
 use trunkline_e2e::objects::{self, PodSpec};
-use trunkline_e2e::process::ProcessId;
 use trunkline_e2e::suite::Suite;
 use trunkline_e2e::wait;
 
@@ -35,26 +32,6 @@ fn setup(cluster: &LightCluster) -> Result<()> {
     cluster.apply(&all.concat())
 }
 
-/// A flood of pings from one pod to another.
-struct Flood(std::process::Child);
-
-impl Flood {
-    fn start(cluster: &LightCluster, from: &RunningPod, target: &str) -> Result<Self> {
-        let ready = cluster.run().dir().join(format!("flood-{:08x}", rand::random::<u32>()));
-        let mut command =
-            from.probe_command(&["flood", "--interface", "eth1", "--target", target, "--ready"])?;
-        let child = command.arg(&ready).stdout(Stdio::piped()).spawn().context("starting a flood")?;
-        wait::until_blocking("the flood runs", Duration::from_secs(10), || Ok(ready.exists().then_some(())))?;
-        Ok(Self(child))
-    }
-
-    fn finish(self) -> Result<Value> {
-        let id = ProcessId::of(i32::try_from(self.0.id())?).context("the flood has ended")?;
-        id.signal(Signal::SIGTERM);
-        serde_json::from_slice(&self.0.wait_with_output()?.stdout).context("reading a flood's count")
-    }
-}
-
 #[test]
 fn an_agents_restart_costs_no_packet_and_no_port() -> Result<()> {
     SUITE.test(async |cluster| {
@@ -64,7 +41,7 @@ fn an_agents_restart_costs_no_packet_and_no_port() -> Result<()> {
         let target = two.addresses(cluster.client(), "eth1").await?.remove(0);
         let ofports = || ovs.vsctl(&["--columns=name,ofport", "--format=csv", "list", "Interface"]);
         let (before, addresses) = (sorted(&ofports()?), objects::allocations(cluster.client()).await?);
-        let flood = Flood::start(cluster, &one, &target)?;
+        let flood = Flood::start(cluster.run(), &one, &target)?;
         node.stop_agent();
         node.start_agent(cluster.plane())?;
         node.wait_agent_ready().await?;
