@@ -1,3 +1,5 @@
+//! The socket, its deadlines and its versions.
+
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::io::AsyncReadExt;

@@ -1,3 +1,5 @@
+//! Whose tokens are taken, and for which node.
+
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::authentication::v1::UserInfo;

@@ -1,3 +1,5 @@
+//! The CA: made once, kept, rotated.
+
 use std::sync::Arc;
 
 use rustls::client::WebPkiServerVerifier;

@@ -1,3 +1,5 @@
+//! Who leads, by the Lease alone.
+
 use super::*;
 
 const TIMINGS: Timings =

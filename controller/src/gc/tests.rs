@@ -1,3 +1,5 @@
+//! What is collected, and what is kept.
+
 use trunkline_api::{AllocationOwner, IPAllocationSpec};
 
 use super::*;

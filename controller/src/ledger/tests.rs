@@ -1,3 +1,5 @@
+//! The ledger of pools and claims.
+
 use trunkline_api::{AllocationOwner, IPAllocationSpec, allocation_name};
 use trunkline_ipam::{Family, PickError, PoolSpec};
 

@@ -1,3 +1,5 @@
+//! What is known of pods.
+
 use super::*;
 
 fn pod(json: serde_json::Value) -> PodFacts {

@@ -1,3 +1,5 @@
+//! One pool: picking, resting, refusing.
+
 use super::*;
 
 fn address(text: &str) -> IpAddr {

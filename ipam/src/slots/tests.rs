@@ -1,3 +1,5 @@
+//! Slots of large and small ranges.
+
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+//! Several pools that share addresses.
+
 use super::*;
 
 fn spec(name: &str, subnet: &str, first: &str, last: &str, vlan: u16) -> PoolSpec {

@@ -1,3 +1,5 @@
+//! Frames byte by byte.
+
 use super::*;
 
 const MAC: MacOctets = [0x02, 0x11, 0x22, 0x33, 0x44, 0x55];

@@ -1,3 +1,5 @@
+//! Files of a directory that others write into.
+
 use super::*;
 
 fn node() -> (tempfile::TempDir, PathBuf, PathBuf, PathBuf) {

@@ -1,3 +1,5 @@
+//! Each rule of the chained configuration, as a case.
+
 use super::*;
 
 fn entry() -> OurEntry {

@@ -1,3 +1,5 @@
+//! The writer beside other installers.
+
 use std::fs;
 
 use super::super::plan::OUR_FILE;

@@ -1,3 +1,5 @@
+//! Status and conditions of pools.
+
 use trunkline_ipam::{Overlap, PoolSpec};
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Configurations as runtimes hand them over.
+
 use super::*;
 
 fn conf(text: &str) -> Conf<'_> {
