@@ -114,8 +114,10 @@ async fn clean_bridges(run_dir: &Path, journal: &Path, report: &mut Report) {
     }
     let ovsdb = Ovsdb::connect(OvsdbOptions::new(&socket));
     let mut replica = ovsdb.replica();
-    let connected = tokio::time::timeout(OVS_PATIENCE, replica.wait_for(|replica| replica.connected)).await;
-    if !matches!(connected, Ok(Ok(_))) {
+    let connect = tokio::time::timeout(OVS_PATIENCE, replica.wait_for(|replica| replica.connected));
+    // What it returns locks the replica and must be gone before anything else is awaited.
+    let connected = matches!(connect.await, Ok(Ok(_)));
+    if !connected {
         return report.failed(format!(
             "Open vSwitch does not answer at {}, so ports and bridges of Trunkline may be left in its database",
             socket.display()

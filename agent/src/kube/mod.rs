@@ -13,7 +13,7 @@ mod watch;
 pub use cache::{LookupError, ObjectCache};
 pub use watch::{WatchOptions, WatchTasks};
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use kube::{
     Client, Config,
@@ -50,6 +50,7 @@ pub async fn client(kubeconfig: Option<&Path>) -> Result<Client, ClientError> {
         }
         None => Config::infer().await.map_err(|source| ClientError::Infer(Box::new(source)))?,
     };
-    config.read_timeout = None; // watches are silent for minutes; kube's own idle timeout ends dead ones
+    // Longer than the server lets a watch go on (290 s); bounds a list whose connection has died silently.
+    config.read_timeout = Some(Duration::from_mins(5));
     Client::try_from(config).map_err(|source| ClientError::Build(Box::new(source)))
 }

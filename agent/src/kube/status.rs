@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, Client,
     api::{Patch, PatchParams},
+    core::Status,
 };
 use serde_json::{Value, json};
 use thiserror::Error;
@@ -92,6 +93,9 @@ impl StatusWriter {
                 Ok(Ok(_)) => return Ok(()),
                 Ok(Err(kube::Error::Api(status))) => match status.code {
                     404 | 409 => return Err(StatusError::Gone { pod: pod(), uid: uid.to_owned() }),
+                    422 if names_another_pod(&status) => {
+                        return Err(StatusError::Gone { pod: pod(), uid: uid.to_owned() });
+                    }
                     400..=428 | 430..=499 => {
                         return Err(StatusError::Refused { pod: pod(), message: status.message });
                     }
@@ -107,7 +111,16 @@ impl StatusWriter {
     }
 }
 
-/// A merge patch of our key alone; the UID makes the API server refuse another pod of the same name (409).
+/// Was it the UID that the API server would not have changed.
+fn names_another_pod(status: &Status) -> bool {
+    status
+        .details
+        .as_ref()
+        .is_some_and(|details| details.causes.iter().any(|cause| cause.field == "metadata.uid"))
+}
+
+/// A merge patch of our key alone; the UID makes the API server refuse another pod of the same name (422, since a
+/// UID is immutable).
 fn patch(uid: &str, entries: &[NetworkStatus]) -> Value {
     let text = serde_json::to_string_pretty(entries).expect("a network status has string keys only");
     json!({ "metadata": { "uid": uid, "annotations": { NETWORK_STATUS_ANNOTATION: text } } })
@@ -116,6 +129,18 @@ fn patch(uid: &str, entries: &[NetworkStatus]) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_uid_that_is_not_the_pods_means_another_pod() {
+        let refused = |field: &str| {
+            let causes =
+                json!([{ "reason": "FieldValueInvalid", "message": "field is immutable", "field": field }]);
+            let status = json!({ "status": "Failure", "code": 422, "reason": "Invalid", "details": { "causes": causes } });
+            names_another_pod(&serde_json::from_value(status).expect("a status"))
+        };
+        assert!(refused("metadata.uid"));
+        assert!(!refused("metadata.annotations"));
+    }
 
     #[test]
     fn the_patch_names_the_uid_and_touches_one_key() {

@@ -152,7 +152,10 @@ impl Observer<Pod> for HostNetworkWarner {
 
 fn asks_in_vain(pod: &Pod) -> bool {
     let host_network = pod.spec.as_ref().and_then(|spec| spec.host_network) == Some(true);
-    host_network && pod.annotations().get(NETWORKS_ANNOTATION).is_some_and(|asked| !asked.trim().is_empty())
+    let leaving = pod.metadata.deletion_timestamp.is_some();
+    host_network
+        && !leaving
+        && pod.annotations().get(NETWORKS_ANNOTATION).is_some_and(|asked| !asked.trim().is_empty())
 }
 
 /// Keeps one table in step with the API server until the stop.

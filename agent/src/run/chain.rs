@@ -29,6 +29,9 @@ pub(super) struct Chain {
     pub(super) socket: PathBuf,
     /// The plugin's binary in the agent's image.
     pub(super) plugin: PathBuf,
+    /// The node's CNI directories; a change of theirs needs a restart, so that no file is left in the old ones.
+    pub(super) conf_dir: PathBuf,
+    pub(super) bin_dir: PathBuf,
     /// How it stands, in words.
     pub(super) words: watch::Sender<String>,
     pub(super) readiness: watch::Sender<Readiness>,
@@ -87,8 +90,8 @@ impl Chain {
             without.allow_namespaces.iter().cloned().collect()
         };
         ConflistOptions {
-            conf_dir: config.cni_conf_dir.clone(),
-            bin_dir: config.cni_bin_dir.clone(),
+            conf_dir: self.conf_dir.clone(),
+            bin_dir: self.bin_dir.clone(),
             plugin: self.plugin.clone(),
             entry: OurEntry {
                 socket: self.socket.display().to_string(),
@@ -225,14 +228,8 @@ mod tests {
         std::fs::write(at("plugin"), "#!/bin/true\n").expect("a file");
         let primary = r#"{"cniVersion":"1.0.0","name":"net","plugins":[{"type":"bridge"}]}"#;
         std::fs::write(at("net.d/10-x.conflist"), primary).expect("a file");
-        let conf = |gate: bool| {
-            format!(
-                "featureGates:\n  SecondaryNetwork: {gate}\ncniConfDir: {}\ncniBinDir: {}\n",
-                at("net.d").display(),
-                at("bin").display()
-            )
-        };
-        let parsed = AgentConfig::parse(&conf(true)).expect("a good file");
+        let mut config = AgentConfig::default();
+        config.gates.secondary_network = true;
         let metrics = Metrics::new();
         let (recorder, _writer) = events::recorder("node-a", Arc::clone(&metrics));
         let readiness = watch::Sender::new(Readiness::default());
@@ -240,9 +237,11 @@ mod tests {
         let mut ready = readiness.subscribe();
         let mut said = words.subscribe();
         let task = Chain {
-            config: ConfigHandle::fixed(parsed),
+            config: ConfigHandle::fixed(config),
             socket: at("agent.sock"),
             plugin: at("plugin"),
+            conf_dir: at("net.d"),
+            bin_dir: at("bin"),
             words,
             readiness,
             recorder,

@@ -137,6 +137,8 @@ impl Node {
             config: self.config.clone(),
             socket: self.options.socket.clone(),
             plugin,
+            conf_dir: config.cni_conf_dir.clone(),
+            bin_dir: config.cni_bin_dir.clone(),
             words,
             readiness: self.readiness.clone(),
             recorder: recorder(),

@@ -102,7 +102,7 @@ mod tests {
         let reference = include_str!("../../../../docs/reference.md");
         for Reason { name, warning, meaning, .. } in ALL {
             let (object, said) = meaning.split_once(": ").expect("\"On a …: …\"");
-            let object = object.rsplit(' ').next().expect("a word");
+            let object = object.trim_start_matches("On a ");
             let said = said[..1].to_uppercase() + &said[1..];
             let kind = if *warning { "Warning" } else { "Normal" };
             let row = format!("| `{name}` | {kind} | {object} | {said} |");
