@@ -1,6 +1,6 @@
 //! `trunkline-agent uninstall-node`: takes everything of Trunkline off this node.
 //!
-//! Owns the order and the report: the conflist first (a conflist without its binary turns the node NotReady), then
+//! Owns the order and the report: the conflist first (a conflist without its binary turns the node `NotReady`), then
 //! ports, bridges and offloads, then host links that are left, the binary last. Each part is idempotent, is tried
 //! whatever became of the one before, and needs no running agent. Must never touch what does not carry our marks.
 
@@ -54,11 +54,12 @@ struct Report {
     left: Vec<String>,
 }
 
-impl Report {
-    fn done(&self, what: &str) {
-        println!("{what}");
-    }
+/// Says what was taken off.
+fn say(what: &str) {
+    println!("{what}");
+}
 
+impl Report {
     fn failed(&mut self, what: String) {
         eprintln!("failed: {what}");
         self.left.push(what);
@@ -89,7 +90,7 @@ pub async fn run(options: Options) -> Result<(), UninstallError> {
 
 fn remove_conflist(conf_dir: &Path, report: &mut Report) {
     match conflist::remove_conflist(conf_dir) {
-        Ok(true) => report.done("removed the chained CNI configuration"),
+        Ok(true) => say("removed the chained CNI configuration"),
         Ok(false) => {}
         Err(error) => report.failed(chain(&error)),
     }
@@ -97,7 +98,7 @@ fn remove_conflist(conf_dir: &Path, report: &mut Report) {
 
 fn remove_binary(config: &AgentConfig, report: &mut Report) {
     match conflist::uninstall(&config.cni_conf_dir, &config.cni_bin_dir) {
-        Ok(removed) if removed.binary => report.done("removed trunkline-cni"),
+        Ok(removed) if removed.binary => say("removed trunkline-cni"),
         Ok(_) => {}
         Err(error) => report.failed(chain(&error)),
     }
@@ -126,16 +127,16 @@ async fn clean_bridges(run_dir: &Path, journal: &Path, report: &mut Report) {
     match bridge::uninstall(&ovsdb, &journal).await {
         Ok(done) => {
             for bridge in &done.deleted {
-                report.done(&format!("deleted bridge {bridge}"));
+                say(&format!("deleted bridge {bridge}"));
             }
             for bridge in &done.released {
-                report.done(&format!("gave back bridge {bridge}"));
+                say(&format!("gave back bridge {bridge}"));
             }
             for nic in &done.restored {
-                report.done(&format!("put back the offloads of {nic}"));
+                say(&format!("put back the offloads of {nic}"));
             }
             if done.pod_ports > 0 {
-                report.done(&format!("removed {} pod ports", done.pod_ports));
+                say(&format!("removed {} pod ports", done.pod_ports));
             }
             done.failures.into_iter().for_each(|failure| report.failed(failure));
         }
@@ -157,13 +158,13 @@ async fn delete_links(report: &mut Report) {
         }
     }
     if deleted > 0 {
-        report.done(&format!("deleted {deleted} host links of pods"));
+        say(&format!("deleted {deleted} host links of pods"));
     }
 }
 
 fn remove_file(path: &Path, report: &mut Report) {
     match std::fs::remove_file(path) {
-        Ok(()) => report.done(&format!("removed {}", path.display())),
+        Ok(()) => say(&format!("removed {}", path.display())),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
         Err(error) => report.failed(format!("cannot remove {}: {error}", path.display())),
     }

@@ -108,7 +108,7 @@ impl NadFacts {
     pub fn read(nad: &NetworkAttachmentDefinition) -> Self {
         match NadConfig::parse(nad.spec.config.as_deref()) {
             Ok(Nad::Ours(config)) => Self {
-                vlan: config.vlan.map(|vlan| u16::from(vlan)),
+                vlan: config.vlan.map(u16::from),
                 bridge: config.bridge.map(|bridge| bridge.to_string()),
                 pools: config.ipam.map(|ipam| ipam.pools).unwrap_or_default(),
             },

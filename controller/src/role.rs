@@ -111,7 +111,9 @@ pub async fn promote(
                 match claims.list().await {
                     Ok(claims) => {
                         let apply = |ledger: &mut Ledger, now| {
-                            claims.into_iter().for_each(|claim| ledger.claim_applied(claim, now));
+                            for claim in claims {
+                                ledger.claim_applied(claim, now);
+                            }
                         };
                         ledger.call(apply).await?;
                         role.send_modify(|role| role.fresh_term = current.term);

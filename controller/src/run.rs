@@ -235,7 +235,7 @@ async fn start(
     let lease = LeaseKeeper::new(leases, election, address.to_string(), role);
     spawn(tasks, "lease", never_fails(lease.run(stop.clone())));
     spawn(tasks, "config", never_fails(config_file::follow(args.config.clone(), configured, metrics)));
-    start_pages(tasks, &shared, pages).await;
+    start_pages(tasks, &shared, pages);
     let service = service(&shared, &args.namespace);
     spawn(tasks, "ipam", server::serve(port, tls, service, stop));
     tracing::info!(%address, "serving");
@@ -321,7 +321,7 @@ fn service(shared: &Shared, namespace: &str) -> Service {
     })
 }
 
-async fn start_pages(tasks: &mut JoinSet<Ended>, shared: &Shared, listener: TcpListener) {
+fn start_pages(tasks: &mut JoinSet<Ended>, shared: &Shared, listener: TcpListener) {
     let (ready, readiness) = watch::channel(false);
     let (ledger, pods) = (shared.ledger.clone(), shared.pods.clone());
     let follow = async move {

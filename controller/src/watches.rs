@@ -68,7 +68,7 @@ pub async fn claims(client: Client, ledger: LedgerHandle) -> Result<(), LedgerGo
     while let Some(event) = events.next().await {
         let job: Job = match event {
             Event::Init => Box::new(|ledger, _| ledger.claims_listing()),
-            Event::InitDone => Box::new(|ledger, now| ledger.claims_done(now)),
+            Event::InitDone => Box::new(crate::ledger::Ledger::claims_done),
             Event::Apply(claim) | Event::InitApply(claim) => {
                 let Some(claim) = sound(claim, "IPAllocation") else { continue };
                 let claim = Claim::read(&claim);

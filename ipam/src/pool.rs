@@ -193,7 +193,7 @@ impl Pool {
 
     /// Who has an address.
     pub fn owner(&self, address: IpAddr) -> Option<&Owner> {
-        if Family::of(address) != self.family { None } else { self.owners.get(&value(address)) }
+        if Family::of(address) == self.family { self.owners.get(&value(address)) } else { None }
     }
 
     /// Is this the gateway of a subnet that reserves it?
@@ -303,7 +303,7 @@ impl Pool {
         let value = value(address);
         self.owners.remove(&value);
         self.count(value, false);
-        if how == Release::Announced && self.segment_of(value).is_some() {
+        if how == Release::Announced && self.contains(address) && !self.is_reserved(value) {
             self.rests.rest(value, owner, now + REST);
         }
         self.refresh(value);
@@ -330,7 +330,13 @@ impl Pool {
     }
 
     fn can_reuse(&self, value: u128) -> bool {
-        !self.owners.contains_key(&value) && self.rests.quarantined_until(value).is_none()
+        let is_kept = self.owners.contains_key(&value) || self.rests.quarantined_until(value).is_some();
+        !is_kept && !self.is_reserved(value)
+    }
+
+    fn is_reserved(&self, value: u128) -> bool {
+        let segment = self.segment_of(value).map(|index| &self.segments[index]);
+        segment.is_some_and(|segment| segment.reserved.iter().any(|(reserved, _)| *reserved == value))
     }
 
     fn segment_of(&self, value: u128) -> Option<usize> {

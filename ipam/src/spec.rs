@@ -108,7 +108,7 @@ impl Range {
         self.first <= other.last && other.first <= self.last
     }
 
-    /// Number of addresses, saturating (only ::/0 has one more than fits).
+    /// Number of addresses, saturating (only `::/0` has one more than fits).
     pub(crate) fn size(self) -> u128 {
         (self.last - self.first).saturating_add(1)
     }

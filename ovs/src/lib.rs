@@ -6,8 +6,6 @@
 //! Tasks: each [`Ovsdb`] and each [`OpenFlow`] handle has exactly one task, which owns the socket and ends when the
 //! last clone of the handle is dropped.
 
-#![expect(clippy::doc_markdown, reason = "OpenFlow, OVSDB and OVS are names, not code")]
-
 pub mod openflow;
 pub mod ovsdb;
 mod pace;

@@ -26,7 +26,7 @@ struct Entry {
 pub struct Turn {
     registry: InFlight,
     uid: String,
-    _turn: Option<OwnedMutexGuard<()>>,
+    held: Option<OwnedMutexGuard<()>>,
 }
 
 impl InFlight {
@@ -69,8 +69,8 @@ impl InFlight {
             entry.turn.clone()
         });
         // Made before the await: a caller that is dropped while it waits still gives its holder count back.
-        let mut turn = Turn { registry: self.clone(), uid: uid.to_owned(), _turn: None };
-        turn._turn = Some(mutex.lock_owned().await);
+        let mut turn = Turn { registry: self.clone(), uid: uid.to_owned(), held: None };
+        turn.held = Some(mutex.lock_owned().await);
         turn
     }
 
@@ -81,7 +81,7 @@ impl InFlight {
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        let held = self._turn.is_some();
+        let held = self.held.is_some();
         self.registry.with(|pods| {
             if let Some(entry) = pods.get_mut(&self.uid) {
                 entry.holders -= 1;

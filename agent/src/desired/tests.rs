@@ -70,7 +70,7 @@ impl World {
         self
     }
 
-    fn obstacle(mut self, obstacle: BridgeObstacle) -> Self {
+    fn obstacle(mut self, obstacle: &BridgeObstacle) -> Self {
         for facts in self.facts.values_mut() {
             facts.obstacle = Some(obstacle.clone());
         }
@@ -279,7 +279,7 @@ fn the_bridge_is_the_only_one_or_the_one_that_the_network_names() {
 #[test]
 fn a_bridge_that_is_not_ready_says_why() {
     let missing = BridgeObstacle::UplinkMissing { nic: "nic0".to_owned() };
-    World::one().obstacle(missing).refused(
+    World::one().obstacle(&missing).refused(
         "l2",
         "network default/l2: bridge br1 on node n1 is not ready: the node has no network interface nic0",
         false,
@@ -288,14 +288,14 @@ fn a_bridge_that_is_not_ready_says_why() {
         nic: "nic0".to_owned(),
         reason: "it has the address 10.0.0.1/24".into(),
     };
-    World::one().obstacle(refused).refused(
+    World::one().obstacle(&refused).refused(
         "l2",
         "network default/l2: bridge br1 on node n1 is not ready: its uplink nic0 cannot be used: it has the address \
          10.0.0.1/24",
         false,
     );
     let foreign = BridgeObstacle::NotAdopted { reason: "it has a controller".to_owned() };
-    World::one().obstacle(foreign).refused(
+    World::one().obstacle(&foreign).refused(
         "l2",
         "network default/l2: bridge br1 on node n1 is not ready: a bridge of this name exists and is not ours: it has a \
          controller",

@@ -80,10 +80,9 @@ impl TwoLooks {
 /// an answer.
 pub(super) fn is_gone(netns: &Path) -> bool {
     match NetnsFd::open(netns) {
-        Ok(_) | Err(NetnsError::OwnNamespace { .. }) => false,
         Err(NetnsError::NotANetns { .. }) => true,
         Err(NetnsError::Open { source, .. }) => source.kind() == std::io::ErrorKind::NotFound,
-        Err(_) => false,
+        Ok(_) | Err(_) => false,
     }
 }
 

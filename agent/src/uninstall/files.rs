@@ -29,7 +29,7 @@ fn remove(root: &Path, report: &mut Report) {
     for folder in folders {
         match empty(&folder) {
             Ok(0) => {}
-            Ok(removed) => report.done(&format!("removed {removed} entries of {}", folder.display())),
+            Ok(removed) => super::say(&format!("removed {removed} entries of {}", folder.display())),
             Err(error) => report.failed(format!("cannot empty {}: {error}", folder.display())),
         }
     }
@@ -46,9 +46,9 @@ fn empty(folder: &Path) -> io::Result<usize> {
         let entry = entry?;
         let path = entry.path();
         if entry.file_type()?.is_dir() {
-            fs::remove_dir_all(&path)?
+            fs::remove_dir_all(&path)?;
         } else {
-            fs::remove_file(&path)?
+            fs::remove_file(&path)?;
         }
         removed += 1;
     }

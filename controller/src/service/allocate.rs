@@ -223,15 +223,17 @@ fn is_ours(request: &Request, index: usize, claim: &Claim) -> bool {
 /// A refusal in words for the pod's owner.
 fn pick_status(request: &Request, index: usize, error: &PickError) -> Status {
     let code = match error {
-        PickError::NoSuchPool { .. } => tonic::Code::NotFound,
+        PickError::NoSuchPool { .. } | PickError::Requested { refusal: Refusal::Deleting { .. }, .. } => {
+            tonic::Code::NotFound
+        }
         PickError::Exhausted { .. } => tonic::Code::ResourceExhausted,
         // Not FailedPrecondition: agents take that for a replica that does not lead, and ask again.
         PickError::Requested { refusal: Refusal::Used { .. } | Refusal::Quarantined { .. }, .. } => {
             tonic::Code::AlreadyExists
         }
-        PickError::Requested { refusal: Refusal::Deleting { .. }, .. } => tonic::Code::NotFound,
-        PickError::Requested { .. } => tonic::Code::InvalidArgument,
-        PickError::Malformed { .. } | PickError::FamilyTwice { .. } => tonic::Code::InvalidArgument,
+        PickError::Requested { .. } | PickError::Malformed { .. } | PickError::FamilyTwice { .. } => {
+            tonic::Code::InvalidArgument
+        }
     };
     on_interface(request, index, code, &error.to_string())
 }

@@ -22,14 +22,14 @@ use trunkline_ipam::proto::ipam_client::IpamClient;
 use trunkline_ipam::proto::{self};
 use trunkline_ipam::{ADDRESS_ANNOTATION, CA_KEY, CA_NAME, LEASE_NAME, SERVER_NAME, TOKEN_AUDIENCE};
 
-pub const NAMESPACE: &str = "trunkline-system";
+pub(crate) const NAMESPACE: &str = "trunkline-system";
 const ADMIN: &str = "test-admin-token";
 
 /// Everything here becomes true within this, or the test fails.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Where the binaries are, if they are.
-pub fn assets() -> Option<PathBuf> {
+pub(crate) fn assets() -> Option<PathBuf> {
     let found = std::env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from);
     let found = found.filter(|dir| dir.join("kube-apiserver").is_file() && dir.join("etcd").is_file());
     if found.is_none() {
@@ -41,7 +41,7 @@ pub fn assets() -> Option<PathBuf> {
 }
 
 /// A process that ends with its owner.
-pub struct Process(Child);
+pub(crate) struct Process(Child);
 
 impl Process {
     fn start(command: &mut Command, log: &Path) -> Self {
@@ -52,13 +52,13 @@ impl Process {
     }
 
     /// Ends it at once, without a word.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 
     /// Asks it to end, and waits.
-    pub fn terminate(&mut self) {
+    pub(crate) fn terminate(&mut self) {
         let pid = self.0.id().to_string();
         let asked = Command::new("kill").args(["-TERM", &pid]).status();
         assert!(asked.is_ok_and(|status| status.success()), "cannot signal {pid}");
@@ -73,21 +73,21 @@ impl Drop for Process {
 }
 
 /// etcd and kube-apiserver with our CRDs.
-pub struct ControlPlane {
-    pub client: Client,
+pub(crate) struct ControlPlane {
+    pub(crate) client: Client,
     kubeconfig: PathBuf,
     _apiserver: Process,
     _etcd: Process,
     dir: TempDir,
 }
 
-pub fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     listener.local_addr().expect("its address").port()
 }
 
 /// Asks until there is an answer.
-pub async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+pub(crate) async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {
         if let Some(answer) = ask().await {
@@ -99,7 +99,7 @@ pub async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) 
 }
 
 impl ControlPlane {
-    pub async fn start(assets: &Path) -> Self {
+    pub(crate) async fn start(assets: &Path) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let at = |name: &str| dir.path().join(name);
         let (client_port, peer_port, api_port) = (free_port(), free_port(), free_port());
@@ -188,7 +188,7 @@ impl ControlPlane {
         }
     }
 
-    pub async fn node(&self, name: &str) {
+    pub(crate) async fn node(&self, name: &str) {
         let nodes: Api<Node> = Api::all(self.client.clone());
         nodes
             .create(&PostParams::default(), &object(json!({"metadata": {"name": name}})))
@@ -197,7 +197,7 @@ impl ControlPlane {
     }
 
     /// Makes a pod of this node and says its UID.
-    pub async fn pod(&self, name: &str, node: &str) -> proto::Pod {
+    pub(crate) async fn pod(&self, name: &str, node: &str) -> proto::Pod {
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), "default");
         let pod = object(json!({
             "metadata": {"name": name},
@@ -207,14 +207,14 @@ impl ControlPlane {
         proto::Pod { namespace: "default".to_owned(), name: name.to_owned(), uid: pod.uid().expect("a UID") }
     }
 
-    pub async fn delete_pod(&self, name: &str) {
+    pub(crate) async fn delete_pod(&self, name: &str) {
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), "default");
         let now = kube::api::DeleteParams::default().grace_period(0);
         pods.delete(name, &now).await.expect("deleted");
     }
 
     /// A pool of VLAN 100 with this gateway and range.
-    pub async fn pool(&self, name: &str, gateway: &str, prefix_length: u8, first: &str, last: &str) {
+    pub(crate) async fn pool(&self, name: &str, gateway: &str, prefix_length: u8, first: &str, last: &str) {
         let pool = object(json!({
             "metadata": {"name": name},
             "spec": {
@@ -225,15 +225,15 @@ impl ControlPlane {
         self.pools().create(&PostParams::default(), &pool).await.expect("a pool");
     }
 
-    pub fn pools(&self) -> Api<IPPool> {
+    pub(crate) fn pools(&self) -> Api<IPPool> {
         Api::all(self.client.clone())
     }
 
-    pub fn allocations(&self) -> Api<IPAllocation> {
+    pub(crate) fn allocations(&self) -> Api<IPAllocation> {
         Api::all(self.client.clone())
     }
 
-    pub async fn allocation_names(&self) -> Vec<String> {
+    pub(crate) async fn allocation_names(&self) -> Vec<String> {
         let list = self.allocations().list(&kube::api::ListParams::default()).await.expect("a list");
         let mut names: Vec<_> = list.iter().map(ResourceExt::name_any).collect();
         names.sort();
@@ -241,7 +241,7 @@ impl ControlPlane {
     }
 
     /// A token of an account, bound to a node if one is named.
-    pub async fn token(&self, account: &str, audience: &str, node: Option<&str>) -> String {
+    pub(crate) async fn token(&self, account: &str, audience: &str, node: Option<&str>) -> String {
         let bound = match node {
             None => None,
             Some(name) => {
@@ -266,7 +266,7 @@ impl ControlPlane {
     }
 
     /// Starts a replica of the controller with short periods.
-    pub fn controller(&self, name: &str) -> Process {
+    pub(crate) fn controller(&self, name: &str) -> Process {
         let config = self.dir.path().join(format!("{name}.conf"));
         let text = format!(
             "featureGates:\n  AntreaIPAM: true\nipamBindAddress: 127.0.0.1\nipamPort: {}\n\
@@ -283,12 +283,12 @@ impl ControlPlane {
     }
 
     /// What a replica has logged.
-    pub fn log(&self, name: &str) -> String {
+    pub(crate) fn log(&self, name: &str) -> String {
         std::fs::read_to_string(self.dir.path().join(format!("{name}.log"))).unwrap_or_default()
     }
 
     /// Identity and address of the leader.
-    pub async fn leader(&self) -> Option<(String, String)> {
+    pub(crate) async fn leader(&self) -> Option<(String, String)> {
         let leases: Api<Lease> = Api::namespaced(self.client.clone(), NAMESPACE);
         let lease = leases.get_opt(LEASE_NAME).await.ok()??;
         let address = lease.annotations().get(ADDRESS_ANNOTATION)?.clone();
@@ -297,13 +297,13 @@ impl ControlPlane {
     }
 
     /// A client of the leader, with this token.
-    pub async fn agent(&self, token: &str) -> Agent {
+    pub(crate) async fn agent(&self, token: &str) -> Agent {
         let (_, address) = eventually("there is a leader", async || self.leader().await).await;
         self.agent_at(&address, token).await
     }
 
     /// A client of the replica at this address.
-    pub async fn agent_at(&self, address: &str, token: &str) -> Agent {
+    pub(crate) async fn agent_at(&self, address: &str, token: &str) -> Agent {
         let maps: Api<ConfigMap> = Api::namespaced(self.client.clone(), NAMESPACE);
         let ca = eventually("the CA is published", async || {
             maps.get_opt(CA_NAME).await.ok()??.data?.get(CA_KEY).cloned()
@@ -316,7 +316,7 @@ impl ControlPlane {
     }
 
     /// An agent of this node, once it is served.
-    pub async fn agent_of(&self, node: &str) -> Agent {
+    pub(crate) async fn agent_of(&self, node: &str) -> Agent {
         let token = self.token("trunkline-agent", TOKEN_AUDIENCE, Some(node)).await;
         eventually("the leader serves", async || {
             let mut agent = self.agent(&token).await;
@@ -332,7 +332,7 @@ fn object<K: serde::de::DeserializeOwned>(json: serde_json::Value) -> K {
 
 /// What an agent's client does.
 #[derive(Clone)]
-pub struct Agent {
+pub(crate) struct Agent {
     client: IpamClient<Channel>,
     token: String,
 }
@@ -345,7 +345,7 @@ impl Agent {
         request
     }
 
-    pub async fn allocate(
+    pub(crate) async fn allocate(
         &mut self,
         request: proto::AllocateRequest,
     ) -> Result<proto::AllocateResponse, tonic::Status> {
@@ -354,7 +354,10 @@ impl Agent {
     }
 
     /// The addresses of an allocation, "interface pool address/prefix" in order.
-    pub async fn addresses(&mut self, request: proto::AllocateRequest) -> Result<Vec<String>, tonic::Status> {
+    pub(crate) async fn addresses(
+        &mut self,
+        request: proto::AllocateRequest,
+    ) -> Result<Vec<String>, tonic::Status> {
         let response = self.allocate(request).await?;
         let of = |interface: proto::InterfaceAllocation| {
             let name = interface.interface;
@@ -367,7 +370,7 @@ impl Agent {
         Ok(response.interfaces.into_iter().flat_map(of).collect())
     }
 
-    pub async fn release(
+    pub(crate) async fn release(
         &mut self,
         pod: &proto::Pod,
         node: &str,
@@ -383,19 +386,22 @@ impl Agent {
         self.client.release(request).await.map(|response| response.into_inner().released)
     }
 
-    pub async fn list(&mut self, node: &str) -> Result<Vec<proto::Claim>, tonic::Status> {
+    pub(crate) async fn list(&mut self, node: &str) -> Result<Vec<proto::Claim>, tonic::Status> {
         let request = self.call(proto::ListByNodeRequest { node: node.to_owned() });
         self.client.list_by_node(request).await.map(|response| response.into_inner().claims)
     }
 
-    pub async fn report(&mut self, request: proto::ReportConflictRequest) -> Result<(), tonic::Status> {
+    pub(crate) async fn report(
+        &mut self,
+        request: proto::ReportConflictRequest,
+    ) -> Result<(), tonic::Status> {
         let request = self.call(request);
         self.client.report_conflict(request).await.map(|_| ())
     }
 }
 
 /// An Allocate call for a pod: (interface, pools) each.
-pub fn ask(
+pub(crate) fn ask(
     pod: &proto::Pod,
     node: &str,
     sandbox: &str,

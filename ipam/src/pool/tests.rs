@@ -8,12 +8,12 @@ fn address(text: &str) -> IpAddr {
 
 /// A pool with this gateway and prefix length, and ranges "cidr" or "start-end".
 fn pool(subnet: &str, ranges: &[&str]) -> Pool {
-    let range = |text: &&str| match text.split_once('-') {
-        Some((first, last)) => Ok((address(first), address(last))),
-        None => {
-            let net: IpNet = text.parse().expect("a test's prefix");
-            Ok((net.network(), net.broadcast()))
+    let range = |text: &&str| {
+        if let Some((first, last)) = text.split_once('-') {
+            return Ok((address(first), address(last)));
         }
+        let net: IpNet = text.parse().expect("a test's prefix");
+        Ok((net.network(), net.broadcast()))
     };
     Pool::new(PoolSpec {
         name: "p".to_owned(),
@@ -249,6 +249,18 @@ fn one_odd_entry_does_not_make_the_pool_unusable() {
     assert_eq!(take(&mut pool, "a", now), Some(address("10.0.0.10")));
     pool.release(address("10.0.0.99"), &owner("stray"), Release::Announced, now);
     assert_eq!(pool.claims(), 1);
+}
+
+#[test]
+fn a_reserved_address_that_was_claimed_all_the_same_is_not_given_when_it_comes_back() {
+    let now = Instant::now();
+    let mut pool = pool("10.0.0.1/24", &["10.0.0.1-10.0.0.2"]);
+    let gateway = address("10.0.0.1");
+    pool.mark(gateway, owner("a"));
+    assert_eq!(pool.used(), 0);
+    pool.release(gateway, &owner("a"), Release::Announced, now);
+    assert_eq!(take(&mut pool, "a", now), Some(address("10.0.0.2")));
+    assert_eq!(take(&mut pool, "b", now), None);
 }
 
 #[test]

@@ -140,17 +140,17 @@ pub async fn delete(cluster: &Cluster, names: &[&str]) -> Result<()> {
 
 /// Takes every agent away, as a node without one would be; their pods are gone when it returns.
 pub async fn stop_agents(cluster: &Cluster) -> Result<()> {
-    set_selector(cluster, json!({"trunkline.io/nowhere": "true"}))?;
+    set_selector(cluster, &json!({"trunkline.io/nowhere": "true"}))?;
     gone(cluster, "app.kubernetes.io/name=trunkline-agent").await
 }
 
 /// Brings the agents back and waits until they are ready.
 pub async fn start_agents(cluster: &Cluster) -> Result<()> {
-    set_selector(cluster, Value::Null)?;
+    set_selector(cluster, &Value::Null)?;
     rollout(cluster, "daemonset/trunkline-agent").await
 }
 
-fn set_selector(cluster: &Cluster, selector: Value) -> Result<()> {
+fn set_selector(cluster: &Cluster, selector: &Value) -> Result<()> {
     let patch = json!({"spec": {"template": {"spec": {"nodeSelector": selector}}}}).to_string();
     let args = ["-n", NAMESPACE, "patch", "daemonset", "trunkline-agent", "--type=merge", "-p", &patch];
     cluster.plane.kubectl(&args).map(drop)

@@ -49,7 +49,7 @@ impl Controller {
         let token = objects::free_token(client, "trunkline-controller").await?;
         plane.issue_kubeconfig(&name, &User::Token(token))?;
         let controller = Self { name, run: run.clone(), netns, address, process: Mutex::default() };
-        controller.configure("gcGracePeriodSeconds: 10\ngcIntervalSeconds: 1\nleaseDurationSeconds: 3\n")?;
+        controller.configure("gcGracePeriodSeconds: 10\ngcIntervalSeconds: 1\nleaseDurationSeconds: 8\n")?;
         Ok(controller)
     }
 

@@ -7,6 +7,7 @@ mod antrea;
 mod attach;
 mod bootstrap;
 mod control_plane;
+mod crds;
 mod harness;
 mod isolation;
 mod mesh;

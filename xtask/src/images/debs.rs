@@ -148,7 +148,8 @@ fn apt_get() -> Command {
 }
 
 fn run(command: &mut Command) -> Result<Output> {
-    let output = command.output().with_context(|| format!("cannot run {}", command.get_program().display()))?;
+    let output =
+        command.output().with_context(|| format!("cannot run {}", command.get_program().display()))?;
     if !output.status.success() {
         bail!("{command:?}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr).trim());
     }

@@ -124,7 +124,7 @@ fn nics_in_other_use_are_refused_with_the_reason() {
             nic.addresses = vec!["10.0.0.1/24".parse().expect("an address")];
         }),
         ("it belongs to bond0; name bond0 instead, or take it out there first", |nic| {
-            nic.master = Some("bond0".into())
+            nic.master = Some("bond0".into());
         }),
         ("the VLAN interface nic0.7 is on top of it; remove that interface, or choose another NIC", |nic| {
             nic.vlan_children = vec!["nic0.7".into()];

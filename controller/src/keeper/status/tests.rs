@@ -69,8 +69,8 @@ fn usage_and_cursor_are_written_when_they_change() {
 
 #[test]
 fn every_trouble_has_its_condition_and_warns_once() {
-    let overlap = Overlap { other: "b".to_owned(), vlan: 100 };
     type Spoil = Box<dyn Fn(&mut PoolReport)>;
+    let overlap = Overlap { other: "b".to_owned(), vlan: 100 };
     let cases: [(&str, bool, &str, Spoil); 4] = [
         (
             "Invalid",
