@@ -27,7 +27,7 @@ pub enum LoadError {
         source: std::io::Error,
     },
     /// Not acceptable.
-    #[error("{}: {error}", directory.display())]
+    #[error("{}/{error}", directory.display())]
     Refused {
         /// Where the file is.
         directory: PathBuf,

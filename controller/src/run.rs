@@ -84,7 +84,9 @@ pub fn main(args: Args) -> ExitCode {
 fn log() {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_writer(std::io::stderr).init();
+    let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let format = tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_ansi(colours);
+    format.with_writer(std::io::stderr).init();
 }
 
 async fn run(args: Args, config: ControllerConfig) -> anyhow::Result<()> {
