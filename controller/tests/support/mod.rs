@@ -115,8 +115,9 @@ impl ControlPlane {
                 .arg("--unsafe-no-fsync"),
             &at("etcd.log"),
         );
-        let key = rcgen::KeyPair::generate().expect("a key").serialize_pem();
-        std::fs::write(at("sa.key"), key).expect("written");
+        let key = rcgen::KeyPair::generate().expect("a key");
+        std::fs::write(at("sa.key"), key.serialize_pem()).expect("written");
+        std::fs::write(at("sa.pub"), key.public_key_pem()).expect("written");
         std::fs::write(at("tokens.csv"), format!("{ADMIN},admin,admin,system:masters\n")).expect("written");
         let apiserver = Process::start(
             Command::new(assets.join("kube-apiserver"))
@@ -132,7 +133,7 @@ impl ControlPlane {
                 .args(["--etcd-servers", &etcd_url, "--secure-port", &api_port.to_string()])
                 .args(["--disable-admission-plugins", "ServiceAccount"])
                 .arg("--service-account-key-file")
-                .arg(at("sa.key"))
+                .arg(at("sa.pub"))
                 .arg("--service-account-signing-key-file")
                 .arg(at("sa.key"))
                 .arg("--cert-dir")
