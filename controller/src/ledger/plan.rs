@@ -4,6 +4,7 @@
 //! planned here, others carry out, and tell the ledger what came of it.
 
 use std::collections::{BTreeSet, HashSet};
+use std::net::IpAddr;
 use std::time::Instant;
 
 use trunkline_ipam::{Family, Owner, Pick, PickError, Release, Requested};
@@ -80,6 +81,26 @@ impl Ledger {
     /// ([`Self::claim_applied`]) or given up ([`Self::give_up`]).
     pub fn plan(&mut self, request: &Request, now: Instant) -> Result<Plan, PlanError> {
         self.refresh_networks();
+        let cursors = self.cursors(request);
+        let outcome = self.plan_from_here(request, now);
+        if outcome.is_err() {
+            // Nothing was given, so the next call finds what this one would have had.
+            for (pool, cursor) in cursors {
+                if let Some(pool) = self.table.pool_mut(&pool) {
+                    pool.set_cursor(cursor);
+                }
+            }
+        }
+        outcome
+    }
+
+    /// Where the pools that a request names would go on.
+    fn cursors(&self, request: &Request) -> Vec<(String, IpAddr)> {
+        let names = request.interfaces.iter().flat_map(|ask| &ask.pools);
+        names.filter_map(|name| Some((name.clone(), self.table.pool(name)?.cursor()?))).collect()
+    }
+
+    fn plan_from_here(&mut self, request: &Request, now: Instant) -> Result<Plan, PlanError> {
         let mut plan = Plan::default();
         for (index, ask) in request.interfaces.iter().enumerate() {
             let kept = self.kept(request, ask);

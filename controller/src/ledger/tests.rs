@@ -147,7 +147,7 @@ fn nothing_is_given_from_a_pool_before_it_carries_the_finalizer() {
     assert_eq!(ledger.plan(&asked, now).expect_err("unguarded"), unguarded);
     assert_eq!(ledger.report("b", now).expect("known").used, 0);
     ledger.set_guarded("a", true);
-    assert_eq!(picked(&ledger.plan(&asked, now).expect("guarded")), ["10.0.0.11", "10.0.0.21"]);
+    assert_eq!(picked(&ledger.plan(&asked, now).expect("guarded")), ["10.0.0.10", "10.0.0.20"]);
 }
 
 #[test]
