@@ -5,6 +5,8 @@ PROFILE := ci
 CARGO   := cargo
 BIN      = $(or $(CARGO_TARGET_DIR),target)/$(shell rustc --print host-tuple)/$(PROFILE)
 E2E      = $(BIN)/trunkline-e2e
+# Always the whole workspace, narrowed by target: every tier then shares one build of every crate.
+TEST     = $(CARGO) test --locked --profile $(PROFILE) --workspace
 
 .PHONY: all demo demo-down images test test-unit test-light test-cluster bench lint build prereq clean
 
@@ -29,18 +31,19 @@ test: lint test-unit test-light test-cluster
 
 ## test-unit: unit, property and real-OVS tests of the crates
 test-unit: build
-	$(E2E) prepare ovs
-	$(CARGO) test --locked --profile $(PROFILE) --workspace --exclude trunkline-e2e
+	$(E2E) prepare light
+	KUBEBUILDER_ASSETS=$$($(E2E) assets) $(TEST) --lib --bins \
+	  --test bridge_ovs --test cni_plugin --test node_io --test real --test replicas --test service
 
 ## test-light: light nodes on a real control plane
 test-light: build
 	$(E2E) prepare light
-	$(CARGO) test --locked --profile $(PROFILE) -p trunkline-e2e --lib --bins --test 'light*' -- --test-threads=1
+	$(TEST) --test light -- --test-threads=1
 
 ## test-cluster: two real nodes with kubelet and containerd
 test-cluster: build
 	$(E2E) prepare cluster
-	$(CARGO) test --locked --profile $(PROFILE) -p trunkline-e2e --test 'cluster*' -- --test-threads=1 --nocapture
+	$(TEST) --test cluster --test cluster_uninstall -- --test-threads=1 --nocapture
 
 ## bench: speed, as one JSON line each in target/bench.jsonl
 bench: prereq
@@ -48,8 +51,8 @@ bench: prereq
 	$(or $(CARGO_TARGET_DIR),target)/$(shell rustc --print host-tuple)/release/trunkline-e2e bench
 
 ## lint: formatting, clippy, dependency edges, licences, generated files
-lint: prereq
-	$(CARGO) xtask lint
+lint: build
+	$(BIN)/xtask lint
 
 build: prereq
 	$(CARGO) build --locked --profile $(PROFILE) --workspace

@@ -30,7 +30,7 @@ pub const SERVER_IP: &str = "198.51.100.10";
 /// The cluster address of the `kubernetes` Service, which pods are told.
 pub const SERVICE_IP: &str = "10.96.0.1";
 /// How long the API server may take until it is ready.
-const READY: Duration = Duration::from_mins(1);
+const READY: Duration = Duration::from_mins(3);
 
 /// What to run beside etcd and kube-apiserver.
 #[derive(Clone, Copy, Debug)]

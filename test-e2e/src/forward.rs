@@ -31,7 +31,7 @@ impl Forwarder {
         let mut command = std::process::Command::new(paths::binary("trunkline-e2e")?);
         command.arg("forward").arg(netns).arg(target.to_string()).arg(&port_file);
         let process = Process::spawn(run, name, command)?;
-        let address = wait::until_blocking("the forwarder listens", Duration::from_secs(5), || {
+        let address = wait::until_blocking("the forwarder listens", Duration::from_secs(30), || {
             process.check()?;
             Ok(std::fs::read_to_string(&port_file).ok().and_then(|text| text.parse().ok()))
         })?;

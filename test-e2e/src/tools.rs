@@ -144,6 +144,24 @@ pub fn dir(tool: Tool) -> Result<PathBuf> {
     Ok(path.parent().context("a tool in no folder")?.to_path_buf())
 }
 
+/// A folder in the form of `KUBEBUILDER_ASSETS`, for tests that bring no tools of their own: links to the control plane.
+pub fn assets() -> Result<PathBuf> {
+    let dir = paths::cache().join("assets");
+    fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
+    for tool in CONTROL_PLANE {
+        let (link, target) = (dir.join(tool.name()), path(*tool)?);
+        if link.is_file() && fs::read_link(&link).is_ok_and(|old| old == target) {
+            continue;
+        }
+        // Made aside and renamed: two runs at once find one or the other, never nothing.
+        let aside = dir.join(format!(".{}-{}", tool.name(), std::process::id()));
+        std::os::unix::fs::symlink(&target, &aside)
+            .and_then(|()| fs::rename(&aside, &link))
+            .with_context(|| format!("linking {}", link.display()))?;
+    }
+    Ok(dir)
+}
+
 fn given(tool: Tool) -> Option<PathBuf> {
     let dirs = ["TRUNKLINE_K8S_BIN", "KUBEBUILDER_ASSETS"].into_iter().filter_map(env::var_os);
     dirs.map(|dir| Path::new(&dir).join(tool.name())).find(|path| path.is_file())

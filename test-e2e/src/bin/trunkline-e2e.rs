@@ -31,6 +31,8 @@ enum Verb {
     DemoDown,
     /// Measures speed against what people use otherwise and writes target/bench.jsonl
     Bench(bench::Options),
+    /// Prints a folder with etcd, kube-apiserver and kubectl, in the form of KUBEBUILDER_ASSETS
+    Assets,
     /// Clears up after runs that died
     Reap,
     /// Waits for the end of a run and clears up after it
@@ -96,6 +98,10 @@ fn run(verb: Verb) -> Result<()> {
         }
         Verb::DemoDown => demo::down(),
         Verb::Bench(options) => bench::run(&options),
+        Verb::Assets => {
+            println!("{}", tools::assets()?.display());
+            Ok(())
+        }
         Verb::Reap => guard::reap_dead_runs(),
         Verb::Guard { dir } => guard::watch(&dir),
         Verb::NodeMounts { disk, ready } => cluster::mounts::hold(&disk, &ready),

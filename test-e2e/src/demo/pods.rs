@@ -225,6 +225,7 @@ impl PodClient {
         let params = AttachParams::default().stdout(true).stderr(true);
         let mut attached =
             self.api.exec(pod, command, &params).await.with_context(|| format!("exec in {pod}"))?;
+        let status = attached.take_status();
         let (mut out, mut err) = (String::new(), String::new());
         let (mut stdout, mut stderr) = (
             attached.stdout().context("no standard output")?,
@@ -236,7 +237,14 @@ impl PodClient {
         attached.join().await.with_context(|| format!("exec in {pod}"))?;
         match serde_json::from_str(&out) {
             Ok(answer) => Ok(answer),
-            Err(_) => bail!("{PROBE} {} in {pod}: {}{}", args.join(" "), out.trim(), err.trim()),
+            Err(_) => {
+                let status = match status {
+                    Some(status) => status.await,
+                    None => None,
+                };
+                let status = status.and_then(|status| status.message).unwrap_or_default();
+                bail!("{PROBE} {} in {pod}: {}{} {status}", args.join(" "), out.trim(), err.trim())
+            }
         }
     }
 }

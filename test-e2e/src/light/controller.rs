@@ -20,7 +20,7 @@ use crate::{objects, paths, wait};
 /// The port of the controller's health and metrics.
 const HEALTH_PORT: u16 = 10352;
 /// How long a controller may take until it answers.
-const LIVE: Duration = Duration::from_secs(30);
+const LIVE: Duration = Duration::from_secs(90);
 
 /// A light controller.
 #[derive(Debug)]

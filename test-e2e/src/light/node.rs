@@ -28,7 +28,7 @@ use crate::{debs, objects, paths, wait};
 /// The port of the agent's health and metrics, in the node's own namespace.
 const HEALTH_PORT: u16 = 10351;
 /// How long an agent may take until it is ready and its conflist is written.
-const READY: Duration = Duration::from_secs(30);
+const READY: Duration = Duration::from_secs(90);
 /// The audience of tokens for the IPAM service.
 pub const IPAM_AUDIENCE: &str = "trunkline-ipam";
 

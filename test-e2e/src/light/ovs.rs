@@ -18,7 +18,7 @@ use crate::run::Run;
 use crate::wait;
 
 /// How long the daemons may take to answer.
-const READY: Duration = Duration::from_secs(20);
+const READY: Duration = Duration::from_secs(90);
 
 /// One node's Open vSwitch.
 #[derive(Debug)]
@@ -133,17 +133,17 @@ impl Ovs {
         process::output(self.vsctl_command().arg("--no-wait").args(args))
     }
 
-    /// An `ovs-vsctl` command without verbs, waiting up to 20 s.
+    /// An `ovs-vsctl` command without verbs, waiting up to 60 s.
     pub fn vsctl_command(&self) -> Command {
         let mut command = self.tree.command("usr/bin/ovs-vsctl");
-        command.arg(format!("--db=unix:{}", self.socket().display())).arg("--timeout=20");
+        command.arg(format!("--db=unix:{}", self.socket().display())).arg("--timeout=60");
         command
     }
 
     /// `ovs-appctl` to ovs-vswitchd.
     pub fn appctl(&self, args: &[&str]) -> Result<String> {
         let mut command = self.tree.command("usr/bin/ovs-appctl");
-        process::output(command.arg("-t").arg(self.control("ovs-vswitchd")).arg("--timeout=5").args(args))
+        process::output(command.arg("-t").arg(self.control("ovs-vswitchd")).arg("--timeout=20").args(args))
     }
 
     /// `ovs-ofctl <verb> <bridge> <args>`.

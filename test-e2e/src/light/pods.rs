@@ -34,7 +34,7 @@ impl Flood {
         let mut command =
             from.probe_command(&["flood", "--interface", "eth1", "--target", target, "--ready"])?;
         let child = command.arg(&ready).stdout(Stdio::piped()).spawn().context("starting a flood")?;
-        wait::until_blocking("the flood runs", Duration::from_secs(10), || Ok(ready.exists().then_some(())))?;
+        wait::until_blocking("the flood runs", Duration::from_secs(30), || Ok(ready.exists().then_some(())))?;
         Ok(Self(child))
     }
 

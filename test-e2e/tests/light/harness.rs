@@ -71,7 +71,7 @@ fn a_transfer_arrives_with_its_hash_and_a_flood_counts_no_loss() -> Result<()> {
     let mut command = b.command(&probe);
     command.args(["tcp-recv", "--interface", "x0", "--ready"]).arg(&ready).stdout(Stdio::piped());
     let listening = command.spawn()?;
-    wait::until_blocking("the receiver listens", Duration::from_secs(5), || {
+    wait::until_blocking("the receiver listens", Duration::from_secs(30), || {
         Ok(ready.exists().then_some(()))
     })?;
     let sent = ask(&a, &["tcp-send", "--interface", "x0", "--target", "10.9.0.2"])?;
@@ -101,7 +101,7 @@ fn the_switch_passes_every_kind_of_tag_and_captures_see_it() -> Result<()> {
         let mut command = b.command(paths::binary("trunkline-probe")?);
         command.args(["capture", "--interface", "x0", "--mark", &mark, "--duration-ms", "300", "--ready"]);
         let capture = command.arg(&ready).stdout(Stdio::piped()).spawn()?;
-        wait::until_blocking("the capture listens", Duration::from_secs(5), || {
+        wait::until_blocking("the capture listens", Duration::from_secs(30), || {
             Ok(ready.exists().then_some(()))
         })?;
         let mut args = vec!["inject", "--interface", "x0", "--mark", &mark];

@@ -46,7 +46,7 @@ impl Background {
         }
         let child = command.stdout(Stdio::piped()).spawn().context("starting a probe")?;
         if waits {
-            wait::until_blocking("a probe begins", Duration::from_secs(5), || {
+            wait::until_blocking("a probe begins", Duration::from_secs(30), || {
                 Ok(ready.exists().then_some(()))
             })?;
         }

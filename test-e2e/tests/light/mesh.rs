@@ -223,7 +223,7 @@ fn transfer(
     let ready = cluster.run().dir().join(format!("recv-{:08x}", rand::random::<u32>()));
     let mut command = to.probe_command(&["tcp-recv", "--interface", "eth1", "--ready"])?;
     let listening = command.arg(&ready).stdout(Stdio::piped()).spawn()?;
-    wait::until_blocking("the receiver listens", Duration::from_secs(5), || {
+    wait::until_blocking("the receiver listens", Duration::from_secs(30), || {
         Ok(ready.exists().then_some(()))
     })?;
     let sent = from.probe(&["tcp-send", "--interface", "eth1", "--target", target])?;
