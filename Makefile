@@ -52,7 +52,7 @@ bench: prereq
 
 ## lint: formatting, clippy, dependency edges, licences, generated files
 lint: build
-	$(BIN)/xtask lint
+	CARGO_MANIFEST_DIR=$(CURDIR)/xtask $(BIN)/xtask lint
 
 build: prereq
 	$(CARGO) build --locked --profile $(PROFILE) --workspace
