@@ -235,16 +235,14 @@ impl PodClient {
             tokio::join!(stdout.read_to_string(&mut out), stderr.read_to_string(&mut err));
         read_out.and(read_err).with_context(|| format!("reading from {pod}"))?;
         attached.join().await.with_context(|| format!("exec in {pod}"))?;
-        match serde_json::from_str(&out) {
-            Ok(answer) => Ok(answer),
-            Err(_) => {
-                let status = match status {
-                    Some(status) => status.await,
-                    None => None,
-                };
-                let status = status.and_then(|status| status.message).unwrap_or_default();
-                bail!("{PROBE} {} in {pod}: {}{} {status}", args.join(" "), out.trim(), err.trim())
-            }
+        if let Ok(answer) = serde_json::from_str(&out) {
+            return Ok(answer);
         }
+        let status = match status {
+            Some(status) => status.await,
+            None => None,
+        };
+        let status = status.and_then(|status| status.message).unwrap_or_default();
+        bail!("{PROBE} {} in {pod}: {}{} {status}", args.join(" "), out.trim(), err.trim())
     }
 }
