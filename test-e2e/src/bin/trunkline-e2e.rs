@@ -31,7 +31,7 @@ enum Verb {
     DemoDown,
     /// Measures speed against what people use otherwise and writes target/bench.jsonl
     Bench(bench::Options),
-    /// Prints a folder with etcd, kube-apiserver and kubectl, in the form of KUBEBUILDER_ASSETS
+    /// Prints a folder with etcd, kube-apiserver and kubectl, for tests that look for one of envtest
     Assets,
     /// Clears up after runs that died
     Reap,
