@@ -137,7 +137,7 @@ async fn transfer_between_nodes(cluster: &Cluster, interfaces: &[Interface]) -> 
 
 /// Deletes the pods and waits until what they had is given back.
 async fn delete_pods(cluster: &Cluster, before: &Snapshot) -> Result<Snapshot> {
-    let mut args = vec!["delete", "pod", "--wait=true", "--timeout=60s"];
+    let mut args = vec!["delete", "pod", "--wait=true", "--timeout=180s"];
     args.extend(PODS);
     cluster.plane.kubectl(&args)?;
     cluster.progress("deleted the pods");

@@ -45,7 +45,7 @@ async fn pods_reach_their_own_vlan_and_no_other_and_leave_nothing() -> Result<()
     ensure!(wrong.is_empty(), "{wrong:#?}");
     let find = |pod: &str| interfaces.iter().find(|i| i.pod == pod).context("an interface");
     demo::tcp(&cluster, find("red-b")?, find("red-a")?, 10_000_000).await?;
-    let mut args = vec!["delete", "pod", "--wait=true", "--timeout=60s"];
+    let mut args = vec!["delete", "pod", "--wait=true", "--timeout=180s"];
     args.extend(demo::PODS);
     cluster.plane.kubectl(&args)?;
     let left = before.wait_until_back(&cluster).await?;
@@ -105,7 +105,7 @@ async fn the_users_manifests_work_byte_for_byte() -> Result<()> {
             "pod",
             name,
             "--wait=true",
-            "--timeout=60s",
+            "--timeout=180s",
             "--grace-period=1",
         ])?;
     }
