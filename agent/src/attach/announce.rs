@@ -9,9 +9,9 @@ use std::net::IpAddr;
 use tokio::time::Instant;
 use tracing::Instrument as _;
 use trunkline_api::{DuplicateAddressDetection, MacAddr};
-use trunkline_ipam::proto::{ReleaseRequest, ReportConflictRequest};
+use trunkline_ipam::proto::ReportConflictRequest;
 
-use super::made::Made;
+use super::made::{Made, release_request};
 use super::{Attacher, Sandbox, words};
 use crate::announce::{Announcer, Conflict, ProbeMode};
 use crate::desired::Desired;
@@ -72,12 +72,7 @@ impl Attacher {
             .map(|one| one.port.clone())
             .collect();
         self.remove_ports(&ports).await.map_err(failure)?;
-        let request = ReleaseRequest {
-            pod: Some(super::made::pod_message(sandbox)),
-            sandbox: sandbox.id.clone(),
-            node: String::new(), // the client fills it in
-            interfaces: conflicting.iter().cloned().collect(),
-        };
+        let request = release_request(sandbox, conflicting.iter().cloned().collect());
         self.deps.ipam.release(request, until).await.map_err(|error| failure(words::chain(&error)))?;
         self.addresses(sandbox, desired, until).await
     }

@@ -7,8 +7,8 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
-use trunkline_ipam::proto::ReleaseRequest;
 
+use super::made::release_request;
 use super::{Attacher, Sandbox, words};
 use crate::bridge::{PodPortRow, PortError, host_veth_name};
 use crate::kube::events::reason;
@@ -38,7 +38,7 @@ impl Attacher {
         if rows.is_empty() {
             if asks_for_networks(request) {
                 // Its ADD failed, and the undo may have been lost with an agent.
-                self.deps.ipam.release_later(release_request(&sandbox));
+                self.deps.ipam.release_later(release_request(&sandbox, Vec::new()));
             }
             return;
         }
@@ -106,7 +106,7 @@ impl Attacher {
 
     /// Gives the sandbox's addresses back; what the controller does not confirm soon is queued.
     pub(crate) async fn release(&self, sandbox: &Sandbox) {
-        let request = release_request(sandbox);
+        let request = release_request(sandbox, Vec::new());
         let until = Instant::now() + RELEASE_PATIENCE;
         if let Err(error) = self.deps.ipam.release(request.clone(), until).await {
             tracing::info!(error = %words::chain(&error), pod = %sandbox.pod(), "release of addresses is queued");
@@ -125,16 +125,6 @@ impl Sandbox {
             id: row.sandbox.clone(),
             netns: row.netns.clone().into(),
         }
-    }
-}
-
-/// Everything that this sandbox holds.
-fn release_request(sandbox: &Sandbox) -> ReleaseRequest {
-    ReleaseRequest {
-        pod: Some(super::made::pod_message(sandbox)),
-        sandbox: sandbox.id.clone(),
-        node: String::new(), // the client fills it in
-        interfaces: Vec::new(),
     }
 }
 

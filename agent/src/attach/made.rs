@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use trunkline_api::{MacAddr, NetworkStatus};
-use trunkline_ipam::proto::{Allocation, InterfaceRequest, Pod};
+use trunkline_ipam::proto::{Allocation, InterfaceRequest, Pod, ReleaseRequest};
 
 use super::{Sandbox, stable_mac};
 use crate::bridge::{host_veth_name, keys};
@@ -68,6 +68,16 @@ impl Made {
 
 pub(super) fn pod_message(sandbox: &Sandbox) -> Pod {
     Pod { namespace: sandbox.namespace.clone(), name: sandbox.name.clone(), uid: sandbox.uid.clone() }
+}
+
+/// What the sandbox gives back: these interfaces' addresses, or all that it holds where none is named.
+pub(super) fn release_request(sandbox: &Sandbox, interfaces: Vec<String>) -> ReleaseRequest {
+    ReleaseRequest {
+        pod: Some(pod_message(sandbox)),
+        sandbox: sandbox.id.clone(),
+        node: String::new(), // the client fills it in
+        interfaces,
+    }
 }
 
 pub(super) fn interface_request(wish: &Attachment) -> InterfaceRequest {
