@@ -2,7 +2,7 @@
 //!
 //! Owns the two-looks rule; must never remove anything.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
 
 use trunkline_ipam::proto::Claim;
@@ -88,11 +88,11 @@ pub(super) fn is_gone(netns: &Path) -> bool {
 
 /// Claims of sandboxes that have no port at all on this node.
 pub(super) fn claims_without_port(claims: &[Claim], rows: &[PodPortRow]) -> Vec<Sighting> {
+    let with_port: HashSet<(&str, &str)> =
+        rows.iter().map(|row| (row.sandbox.as_str(), row.interface.as_str())).collect();
     claims
         .iter()
-        .filter(|claim| {
-            rows.iter().all(|row| row.sandbox != claim.sandbox || row.interface != claim.interface)
-        })
+        .filter(|claim| !with_port.contains(&(claim.sandbox.as_str(), claim.interface.as_str())))
         .filter_map(|claim| {
             let pod = claim.pod.as_ref()?;
             let sandbox = Sandbox {
