@@ -91,15 +91,12 @@ impl StatusWriter {
             let write = api.patch_status(name, &params, &patch);
             match tokio::time::timeout(left.min(ATTEMPT), write).await {
                 Ok(Ok(_)) => return Ok(()),
-                Ok(Err(kube::Error::Api(status))) => match status.code {
-                    404 | 409 => return Err(StatusError::Gone { pod: pod(), uid: uid.to_owned() }),
-                    422 if names_another_pod(&status) => {
-                        return Err(StatusError::Gone { pod: pod(), uid: uid.to_owned() });
-                    }
-                    400..=428 | 430..=499 => {
+                Ok(Err(kube::Error::Api(status))) => match Verdict::of(&status) {
+                    Verdict::Gone => return Err(StatusError::Gone { pod: pod(), uid: uid.to_owned() }),
+                    Verdict::Refused => {
                         return Err(StatusError::Refused { pod: pod(), message: status.message });
                     }
-                    _ => message = status.message,
+                    Verdict::Again => message = status.message,
                 },
                 Ok(Err(error)) => message = error.to_string(),
                 Err(_) => "the API server did not answer".clone_into(&mut message),
@@ -111,12 +108,31 @@ impl StatusWriter {
     }
 }
 
-/// Was it the UID that the API server would not have changed.
-fn names_another_pod(status: &Status) -> bool {
-    status
-        .details
-        .as_ref()
-        .is_some_and(|details| details.causes.iter().any(|cause| cause.field == "metadata.uid"))
+/// What an API server's no means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    /// The pod is gone, or its name is another's now.
+    Gone,
+    /// The write will never be taken.
+    Refused,
+    /// It may be taken the next time: the server is busy, or somebody else wrote the pod at the same moment.
+    Again,
+}
+
+impl Verdict {
+    fn of(status: &Status) -> Self {
+        let names_another_pod = || {
+            let causes = status.details.iter().flat_map(|details| &details.causes);
+            causes.into_iter().any(|cause| cause.field == "metadata.uid")
+        };
+        match status.code {
+            404 => Self::Gone,
+            422 if names_another_pod() => Self::Gone,
+            409 | 429 => Self::Again,
+            400..=499 => Self::Refused,
+            _ => Self::Again,
+        }
+    }
 }
 
 /// A merge patch of our key alone; the UID makes the API server refuse another pod of the same name (422, since a
@@ -131,15 +147,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_uid_that_is_not_the_pods_means_another_pod() {
-        let refused = |field: &str| {
+    fn a_refusal_is_told_from_a_pod_that_is_gone_and_from_a_busy_server() {
+        let verdict = |code: u16, field: &str| {
             let causes =
                 json!([{ "reason": "FieldValueInvalid", "message": "field is immutable", "field": field }]);
-            let status = json!({ "status": "Failure", "code": 422, "reason": "Invalid", "details": { "causes": causes } });
-            names_another_pod(&serde_json::from_value(status).expect("a status"))
+            let status =
+                json!({ "status": "Failure", "code": code, "reason": "R", "details": { "causes": causes } });
+            Verdict::of(&serde_json::from_value(status).expect("a status"))
         };
-        assert!(refused("metadata.uid"));
-        assert!(!refused("metadata.annotations"));
+        for (code, field, expected) in [
+            (404, "", Verdict::Gone),
+            (422, "metadata.uid", Verdict::Gone),
+            (422, "metadata.annotations", Verdict::Refused),
+            (403, "", Verdict::Refused),
+            (409, "", Verdict::Again),
+            (429, "", Verdict::Again),
+            (500, "", Verdict::Again),
+            (503, "", Verdict::Again),
+        ] {
+            assert_eq!(verdict(code, field), expected, "{code} {field}");
+        }
     }
 
     #[test]
