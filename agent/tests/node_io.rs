@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use trunkline_agent::announce::{Announcer, Conflict, ProbeMode};
 use trunkline_agent::link::{
-    LinkError, LinkEvent, LinkWatch, OffloadSet, PodLinkSpec, PodRoute, create_pod_veth, delete_host_link,
-    inspect_links, list_host_links, pod_link_exists, set_uplink_offloads,
+    LinkError, LinkEvent, LinkWatch, OffloadSet, PodEndSpec, PodLink, PodPairSpec, PodRoute,
+    configure_pod_end, create_pod_pair, delete_host_link, inspect_links, list_host_links, pod_link_exists,
+    set_uplink_offloads,
 };
 use trunkline_agent::netns::{NetnsFd, NetnsThread};
 
@@ -73,29 +74,46 @@ fn host_name(label: &str) -> String {
     format!("tl{:x}{label}", std::process::id())
 }
 
-fn spec(label: &str, last: u8) -> PodLinkSpec {
-    PodLinkSpec {
-        host_name: host_name(label),
-        pod_name: "eth1".to_owned(),
-        mac: [0x02, 0, 0, 0, 0, last],
-        mtu: 1300,
+/// An interface as ADD makes it.
+#[derive(Clone)]
+struct Wish {
+    pair: PodPairSpec,
+    end: PodEndSpec,
+}
+
+impl Wish {
+    /// Pair, then the pod's end.
+    async fn make(&self, thread: &NetnsThread, namespace: &NetnsFd) -> Result<PodLink, LinkError> {
+        let link = create_pod_pair(thread, namespace, &self.pair).await?;
+        configure_pod_end(thread, namespace, &self.pair.pod_name, link, self.end.clone()).await?;
+        Ok(link)
+    }
+}
+
+fn spec(label: &str, last: u8) -> Wish {
+    let route = |to: &str, by: Option<&str>| PodRoute {
+        destination: to.parse().expect("a network"),
+        gateway: by.map(|by| by.parse().expect("an address")),
+    };
+    let end = PodEndSpec {
         addresses: vec![
             format!("10.9.0.{last}/24").parse().expect("v4"),
             format!("fd00:9::{last:x}/64").parse().expect("v6"),
         ],
         routes: vec![
-            PodRoute {
-                destination: "10.20.0.0/16".parse().expect("v4"),
-                gateway: Some([10, 9, 0, 1].into()),
-            },
-            PodRoute {
-                destination: "fd00:20::/32".parse().expect("v6"),
-                gateway: Some("fd00:9::1".parse().expect("v6")),
-            },
-            PodRoute { destination: "10.30.0.0/16".parse().expect("v4"), gateway: None },
+            route("10.20.0.0/16", Some("10.9.0.1")),
+            route("fd00:20::/32", Some("fd00:9::1")),
+            route("10.30.0.0/16", None),
         ],
         disable_offloads: true,
-    }
+    };
+    let pair = PodPairSpec {
+        host_name: host_name(label),
+        pod_name: "eth1".to_owned(),
+        mac: [0x02, 0, 0, 0, 0, last],
+        mtu: 1300,
+    };
+    Wish { pair, end }
 }
 
 fn features(namespace: Option<&Pod>, link: &str) -> Option<String> {
@@ -122,7 +140,7 @@ async fn a_pods_link_is_complete_when_it_is_returned() {
     );
     let thread = NetnsThread::start().expect("a thread");
     let spec = spec("w", 5);
-    let link = create_pod_veth(&thread, &pod.open(), &spec).await.expect("creates");
+    let link = spec.make(&thread, &pod.open()).await.expect("creates");
     assert!(!link.adopted);
 
     let in_pod = &pod.ip_json(&["link", "show", "eth1"])[0];
@@ -131,8 +149,8 @@ async fn a_pods_link_is_complete_when_it_is_returned() {
     assert_eq!(in_pod["ifindex"], link.pod_ifindex);
     assert!(in_pod["flags"].as_array().expect("flags").contains(&"UP".into()), "{in_pod}");
 
-    let on_node: Value =
-        serde_json::from_str(&ip(&["-d", "-j", "link", "show", &spec.host_name])).expect("ip prints JSON");
+    let on_node: Value = serde_json::from_str(&ip(&["-d", "-j", "link", "show", &spec.pair.host_name]))
+        .expect("ip prints JSON");
     assert_eq!(on_node[0]["ifindex"], link.host_ifindex);
     assert_eq!(on_node[0]["mtu"], 1300);
     for flag in ["UP", "NOARP", "LOWER_UP"] {
@@ -173,13 +191,13 @@ async fn a_pods_link_is_complete_when_it_is_returned() {
         ("ipv4", "arp_ignore", "1"),
         ("ipv4", "arp_announce", "2"),
     ] {
-        assert_eq!(host_sysctl(&format!("{family}/conf/{}/{key}", spec.host_name)), value, "{key}");
+        assert_eq!(host_sysctl(&format!("{family}/conf/{}/{key}", spec.pair.host_name)), value, "{key}");
     }
     if let Some(features) = features(Some(&pod), "eth1") {
         assert!(features.contains("tx-checksumming: off"), "{features}");
         assert!(features.contains("tcp-segmentation-offload: off"), "{features}");
     }
-    delete_host_link(&spec.host_name).await.expect("removes");
+    delete_host_link(&spec.pair.host_name).await.expect("removes");
 }
 
 #[tokio::test]
@@ -187,12 +205,11 @@ async fn a_layer_2_link_keeps_router_advertisements() {
     let pod = Pod::new("l2");
     let thread = NetnsThread::start().expect("a thread");
     let accept_ra = pod.sysctl("ipv6/conf/default/accept_ra");
-    let spec =
-        PodLinkSpec { addresses: Vec::new(), routes: Vec::new(), disable_offloads: false, ..spec("l", 6) };
-    create_pod_veth(&thread, &pod.open(), &spec).await.expect("creates");
+    let spec = Wish { end: PodEndSpec::default(), ..spec("l", 6) };
+    spec.make(&thread, &pod.open()).await.expect("creates");
     assert_eq!(pod.sysctl("ipv6/conf/eth1/accept_ra"), accept_ra);
     assert_eq!(pod.sysctl("ipv6/conf/eth1/disable_ipv6"), "0");
-    delete_host_link(&spec.host_name).await.expect("removes");
+    delete_host_link(&spec.pair.host_name).await.expect("removes");
 }
 
 #[tokio::test]
@@ -200,21 +217,25 @@ async fn the_same_link_is_adopted_and_another_one_of_its_name_is_replaced() {
     let pod = Pod::new("again");
     let thread = NetnsThread::start().expect("a thread");
     let wanted = spec("a", 7);
-    let first = create_pod_veth(&thread, &pod.open(), &wanted).await.expect("creates");
-    let second = create_pod_veth(&thread, &pod.open(), &wanted).await.expect("adopts");
+    let first = wanted.make(&thread, &pod.open()).await.expect("creates");
+    let second = wanted.make(&thread, &pod.open()).await.expect("adopts");
     assert!(second.adopted);
     assert_eq!((first.host_ifindex, first.pod_ifindex), (second.host_ifindex, second.pod_ifindex));
 
-    let other = PodLinkSpec { mac: [0x02, 0, 0, 0, 0, 0x99], ..wanted.clone() };
-    let third = create_pod_veth(&thread, &pod.open(), &other).await.expect("replaces");
+    let mut other = wanted.clone();
+    other.pair.mac = [0x02, 0, 0, 0, 0, 0x99];
+    let third = other.make(&thread, &pod.open()).await.expect("replaces");
     assert!(!third.adopted);
-    assert!(pod_link_exists(&thread, &pod.open(), "eth1", other.mac).await.expect("looks"));
-    assert!(!pod_link_exists(&thread, &pod.open(), "eth1", wanted.mac).await.expect("looks"));
+    assert!(pod_link_exists(&thread, &pod.open(), "eth1", other.pair.mac).await.expect("looks"));
+    assert!(!pod_link_exists(&thread, &pod.open(), "eth1", wanted.pair.mac).await.expect("looks"));
 
-    assert_eq!(list_host_links(&wanted.host_name).await.expect("lists"), [wanted.host_name.as_str()]);
-    assert!(delete_host_link(&wanted.host_name).await.expect("removes"));
-    assert!(!delete_host_link(&wanted.host_name).await.expect("nothing left"));
-    assert!(!pod_link_exists(&thread, &pod.open(), "eth1", other.mac).await.expect("looks"));
+    assert_eq!(
+        list_host_links(&wanted.pair.host_name).await.expect("lists"),
+        [wanted.pair.host_name.as_str()]
+    );
+    assert!(delete_host_link(&wanted.pair.host_name).await.expect("removes"));
+    assert!(!delete_host_link(&wanted.pair.host_name).await.expect("nothing left"));
+    assert!(!pod_link_exists(&thread, &pod.open(), "eth1", other.pair.mac).await.expect("looks"));
 }
 
 #[tokio::test]
@@ -223,9 +244,9 @@ async fn an_interface_of_somebody_else_is_left_alone() {
     ip(&["-n", &pod.name, "link", "add", "eth1", "type", "veth", "peer", "name", "other"]);
     let thread = NetnsThread::start().expect("a thread");
     let spec = spec("t", 8);
-    let error = create_pod_veth(&thread, &pod.open(), &spec).await.expect_err("the name is taken");
+    let error = spec.make(&thread, &pod.open()).await.expect_err("the name is taken");
     assert!(matches!(&error, LinkError::NameTaken { link, .. } if link == "eth1"), "{error}");
-    assert_eq!(list_host_links(&spec.host_name).await.expect("lists"), Vec::<String>::new());
+    assert_eq!(list_host_links(&spec.pair.host_name).await.expect("lists"), Vec::<String>::new());
 }
 
 #[tokio::test]
@@ -233,18 +254,17 @@ async fn a_refused_route_is_named() {
     let pod = Pod::new("route");
     let thread = NetnsThread::start().expect("a thread");
     let mut spec = spec("r", 9);
-    spec.routes = vec![PodRoute {
+    spec.end.routes = vec![PodRoute {
         destination: "10.40.0.0/16".parse().expect("v4"),
         gateway: Some([192, 0, 2, 1].into()),
     }];
-    let error =
-        create_pod_veth(&thread, &pod.open(), &spec).await.expect_err("the gateway is not on the link");
+    let error = spec.make(&thread, &pod.open()).await.expect_err("the gateway is not on the link");
     let expected = format!(
         "interface eth1 in {}: cannot add the route 10.40.0.0/16 via 192.0.2.1",
         pod.path().display()
     );
     assert_eq!(error.to_string(), expected);
-    delete_host_link(&spec.host_name).await.expect("removes");
+    delete_host_link(&spec.pair.host_name).await.expect("removes");
 }
 
 #[tokio::test]
@@ -255,7 +275,7 @@ async fn forty_links_at_once_are_all_made_quickly() {
     let mut work = tokio::task::JoinSet::new();
     for (index, pod) in (0_u8..).zip(&pods) {
         let (thread, namespace, spec) = (thread.clone(), pod.open(), spec(&format!("b{index}"), index + 10));
-        work.spawn(async move { create_pod_veth(&thread, &namespace, &spec).await.map(|_| spec.host_name) });
+        work.spawn(async move { spec.make(&thread, &namespace).await.map(|_| spec.pair.host_name) });
     }
     let mut names = Vec::new();
     while let Some(made) = work.join_next().await {
@@ -368,11 +388,7 @@ async fn link_changes_are_seen_as_they_happen() {
 }
 
 /// Two pods on one wire: a bridge joins their host ends.
-async fn two_pods(
-    label: &str,
-    first: PodLinkSpec,
-    second: PodLinkSpec,
-) -> (Pod, Pod, NetnsThread, Link, [u32; 2]) {
+async fn two_pods(label: &str, first: Wish, second: Wish) -> (Pod, Pod, NetnsThread, Link, [u32; 2]) {
     let (a, b) = (Pod::new(&format!("{label}a")), Pod::new(&format!("{label}b")));
     let thread = NetnsThread::start().expect("a thread");
     let bridge = host_name(&format!("{label}br"));
@@ -381,8 +397,8 @@ async fn two_pods(
     ip(&["link", "set", &bridge, "up"]);
     let mut indexes = [0; 2];
     for (index, (pod, spec)) in [(&a, &first), (&b, &second)].into_iter().enumerate() {
-        indexes[index] = create_pod_veth(&thread, &pod.open(), spec).await.expect("creates").pod_ifindex;
-        ip(&["link", "set", &spec.host_name, "master", &bridge]);
+        indexes[index] = spec.make(&thread, &pod.open()).await.expect("creates").pod_ifindex;
+        ip(&["link", "set", &spec.pair.host_name, "master", &bridge]);
     }
     (a, b, thread, guard, indexes)
 }
@@ -390,16 +406,17 @@ async fn two_pods(
 #[tokio::test]
 async fn a_second_holder_of_an_address_is_found_and_named() {
     let (mut first, mut second) = (spec("c1", 0x11), spec("c2", 0x12));
-    first.routes.clear();
-    second.routes.clear();
-    second.addresses = first.addresses.clone();
+    first.end.routes.clear();
+    second.end.routes.clear();
+    second.end.addresses = first.end.addresses.clone();
     let (a, _b, thread, _bridge, [index, _]) = two_pods("c", first.clone(), second.clone()).await;
-    let addresses: Vec<IpAddr> = first.addresses.iter().map(ipnet::IpNet::addr).collect();
-    let announcer = Announcer::open(&thread, &a.open(), index, first.mac, &addresses).await.expect("opens");
+    let addresses: Vec<IpAddr> = first.end.addresses.iter().map(ipnet::IpNet::addr).collect();
+    let announcer =
+        Announcer::open(&thread, &a.open(), index, first.pair.mac, &addresses).await.expect("opens");
     let mut conflicts = announcer.probe(ProbeMode::Async).await.expect("probes");
     conflicts.sort_by_key(|conflict| conflict.address);
     let expected: Vec<Conflict> =
-        addresses.iter().map(|address| Conflict { address: *address, holder: second.mac }).collect();
+        addresses.iter().map(|address| Conflict { address: *address, holder: second.pair.mac }).collect();
     assert_eq!(conflicts, expected);
     let begun = Instant::now();
     assert_eq!(announcer.probe(ProbeMode::Wait).await.expect("probes").len(), 1);
@@ -409,19 +426,20 @@ async fn a_second_holder_of_an_address_is_found_and_named() {
 #[tokio::test]
 async fn nobody_elses_address_is_no_conflict() {
     let (mut first, mut second) = (spec("q1", 0x21), spec("q2", 0x22));
-    first.routes.clear();
-    second.routes.clear();
+    first.end.routes.clear();
+    second.end.routes.clear();
     let (a, _b, thread, _bridge, [index, _]) = two_pods("q", first.clone(), second).await;
-    let addresses: Vec<IpAddr> = first.addresses.iter().map(ipnet::IpNet::addr).collect();
-    let announcer = Announcer::open(&thread, &a.open(), index, first.mac, &addresses).await.expect("opens");
+    let addresses: Vec<IpAddr> = first.end.addresses.iter().map(ipnet::IpNet::addr).collect();
+    let announcer =
+        Announcer::open(&thread, &a.open(), index, first.pair.mac, &addresses).await.expect("opens");
     assert_eq!(announcer.probe(ProbeMode::Wait).await.expect("probes"), []);
 }
 
 #[tokio::test]
 async fn an_announcement_updates_the_neighbours_cache() {
     let (mut first, mut second) = (spec("g1", 0x31), spec("g2", 0x32));
-    first.routes.clear();
-    second.routes.clear();
+    first.end.routes.clear();
+    second.end.routes.clear();
     let (a, b, thread, _bridge, [index, _]) = two_pods("g", first.clone(), second).await;
     for address in ["10.9.0.49", "fd00:9::31"] {
         ip(&[
@@ -440,8 +458,9 @@ async fn an_announcement_updates_the_neighbours_cache() {
     }
     // The kernel takes no update within a second of the last one (locktime).
     tokio::time::sleep(Duration::from_millis(1100)).await;
-    let addresses: Vec<IpAddr> = first.addresses.iter().map(ipnet::IpNet::addr).collect();
-    let announcer = Announcer::open(&thread, &a.open(), index, first.mac, &addresses).await.expect("opens");
+    let addresses: Vec<IpAddr> = first.end.addresses.iter().map(ipnet::IpNet::addr).collect();
+    let announcer =
+        Announcer::open(&thread, &a.open(), index, first.pair.mac, &addresses).await.expect("opens");
     announcer.announce().await.expect("announces");
     let neighbours = b.ip_json(&["neigh", "show", "dev", "eth1"]);
     for address in ["10.9.0.49", "fd00:9::31"] {

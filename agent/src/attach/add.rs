@@ -13,18 +13,40 @@ use trunkline_api::{IfName, TxChecksumOffload, primary_status};
 use trunkline_ipam::proto::{AllocateRequest, Allocation, InterfaceRequest};
 
 use super::announce::MAX_ADDRESSES_TRIED;
-use super::made::{Made, complete, external_ids, interface_request, pod_message};
+use super::made::{Made, complete, external_ids, interface_request, pod_message, wished};
 use super::{Attacher, Sandbox, words};
 use crate::bridge::{DatapathKind, PodPort, keys};
 use crate::desired::{Desired, DesiredWarning};
 use crate::kube::events::reason;
-use crate::link::{PodLinkSpec, create_pod_veth};
+use crate::link::{PodEndSpec, PodLink, PodPairSpec, configure_pod_end, create_pod_pair};
 use crate::netns::NetnsFd;
 use crate::protocol::Failure;
 use crate::server::{AddReply, Deadline, SandboxRequest, code};
 
 /// What is kept back of the deadline, so that an undo still ends within the plugin's wait.
 const UNDO_RESERVE: Duration = Duration::from_secs(3);
+
+/// How long the undo waits for the API server to take a network-status back.
+const STATUS_BACK: Duration = Duration::from_secs(2);
+
+/// One ADD under way.
+struct Add<'a> {
+    sandbox: &'a Sandbox,
+    request: &'a SandboxRequest,
+    namespace: &'a NetnsFd,
+    desired: &'a Desired,
+    until: Instant,
+    cancel: &'a CancellationToken,
+}
+
+/// What a failed ADD has to undo.
+#[derive(Default)]
+struct Begun {
+    /// Interfaces that may have links, ports and addresses.
+    interfaces: Vec<String>,
+    /// Whether the network-status may name them.
+    told: bool,
+}
 
 impl Attacher {
     /// One ADD, from the pod's turn to the answer.
@@ -40,9 +62,9 @@ impl Attacher {
         };
         let started = Instant::now();
         let _turn = self.inflight.add(&sandbox.uid, cancel.clone()).await;
-        let mut interfaces = Vec::new();
+        let mut begun = Begun::default();
         let until = deadline.instant() - UNDO_RESERVE.min(deadline.remaining() / 4);
-        let result = self.attach(&sandbox, &request, &annotation, until, &cancel, &mut interfaces).await;
+        let result = self.attach(&sandbox, &request, &annotation, until, &cancel, &mut begun).await;
         let result = if cancel.is_cancelled() { Err(words::cancelled()) } else { result };
         self.deps.metrics.observe_attach("total", result.is_ok(), started.elapsed());
         match result {
@@ -52,7 +74,10 @@ impl Attacher {
             }
             Err(failure) => {
                 tracing::warn!(code = failure.code, msg = %failure.msg, "pod is not attached");
-                self.undo(&sandbox, &interfaces).await;
+                self.undo(&sandbox, &begun.interfaces).await;
+                if begun.told {
+                    self.take_status_back(&sandbox, &request).await;
+                }
                 self.pod_event(&sandbox, reason::ATTACH_FAILED, failure.msg.clone());
                 Err(failure)
             }
@@ -66,12 +91,12 @@ impl Attacher {
         annotation: &str,
         until: Instant,
         cancel: &CancellationToken,
-        interfaces: &mut Vec<String>,
+        begun: &mut Begun,
     ) -> Result<Vec<Made>, Failure> {
         let mut step = Step::start(self);
         let desired = self.desired(sandbox, annotation, until, cancel).await?;
         step.done("validate");
-        interfaces.extend(desired.attachments.iter().map(|wish| wish.interface.to_string()));
+        begun.interfaces.extend(desired.attachments.iter().map(|wish| wish.interface.to_string()));
         let namespace = NetnsFd::open(&sandbox.netns).map_err(|error| Failure {
             code: code::TRY_AGAIN,
             msg: words::chain(&error),
@@ -79,13 +104,8 @@ impl Attacher {
         })?;
         self.drop_earlier_sandboxes(sandbox).await?;
         check_cancelled(cancel)?;
-        let wished = self.addresses(sandbox, &desired, until).await?;
-        step.done("allocate");
-        check_cancelled(cancel)?;
-        let made = self.wire_without_conflict(sandbox, &namespace, &desired, wished, until, cancel).await?;
-        step.done("wire");
-        self.write_status(sandbox, request, &made, until).await?;
-        step.done("status");
+        let add = Add { sandbox, request, namespace: &namespace, desired: &desired, until, cancel };
+        let made = self.make(&add, begun).await?;
         self.announce(sandbox, &namespace, &made);
         self.warn(sandbox, &desired);
         Ok(made)
@@ -115,115 +135,139 @@ impl Attacher {
         })
     }
 
-    /// Claims an address of every family on every interface, in one request.
-    pub(super) async fn addresses(
-        &self,
-        sandbox: &Sandbox,
-        desired: &Desired,
-        until: Instant,
-    ) -> Result<Vec<Made>, Failure> {
-        let wanting: Vec<InterfaceRequest> =
-            desired.attachments.iter().filter(|wish| !wish.pools.is_empty()).map(interface_request).collect();
-        let mut given: BTreeMap<String, Vec<Allocation>> = BTreeMap::new();
-        if !wanting.is_empty() {
-            let request = AllocateRequest {
-                pod: Some(pod_message(sandbox)),
-                sandbox: sandbox.id.clone(),
-                node: String::new(), // the client fills it in
-                interfaces: wanting,
-            };
-            let response = self.deps.ipam.allocate(request, until).await.map_err(|error| Failure {
-                code: if error.is_transient() { code::TRY_AGAIN } else { code::FAILED },
-                msg: format!("pod {}: no addresses: {}", sandbox.pod(), words::chain(&error)),
-                details: String::new(),
-            })?;
-            given.extend(response.interfaces.into_iter().map(|one| (one.interface, one.addresses)));
-        }
-        desired
-            .attachments
-            .iter()
-            .map(|wish| {
-                let allocations = given.remove(wish.interface.as_str()).unwrap_or_default();
-                complete(sandbox, wish, &allocations)
-            })
-            .collect()
-    }
-
-    /// Makes every interface; under `duplicateAddressDetection: wait`, with other addresses where somebody objects.
-    async fn wire_without_conflict(
-        &self,
-        sandbox: &Sandbox,
-        namespace: &NetnsFd,
-        desired: &Desired,
-        mut wished: Vec<Made>,
-        until: Instant,
-        cancel: &CancellationToken,
-    ) -> Result<Vec<Made>, Failure> {
+    /// Claims and makes every interface and tells its addresses; under `duplicateAddressDetection: wait`, with other
+    /// addresses where somebody objects.
+    async fn make(&self, add: &Add<'_>, begun: &mut Begun) -> Result<Vec<Made>, Failure> {
+        // Where nobody is asked first, the API server writes the status while the switch opens the ports: either
+        // takes as long as the other. A failure takes the status back.
+        let asks_first = self.asks_first();
         for _ in 0..MAX_ADDRESSES_TRIED {
-            self.wire_all(sandbox, namespace, &mut wished, until).await?;
-            check_cancelled(cancel)?;
-            let conflicting = self.conflicts(sandbox, namespace, &wished).await;
-            if conflicting.is_empty() {
-                return Ok(wished);
+            let wished: Vec<Made> =
+                add.desired.attachments.iter().map(|wish| wished(add.sandbox, wish)).collect();
+            // A pair needs no address and is on no bridge yet: it is made while the controller picks.
+            let pairs = self.pairs(add.namespace, &wished);
+            let (made, links) = tokio::join!(self.addresses(add, wished.clone()), pairs);
+            let made: Vec<Made> =
+                made?.into_iter().zip(&links?).map(|(one, link)| Made { link: *link, ..one }).collect();
+            check_cancelled(add.cancel)?;
+            if !asks_first {
+                begun.told = true;
+                let (wired, told) = tokio::join!(self.wire_all(add, &made), self.write_status(add, &made));
+                return wired.and(told).map(|()| made);
             }
-            wished = self.replace(sandbox, desired, &wished, &conflicting, until).await?;
-            check_cancelled(cancel)?;
+            self.wire_all(add, &made).await?;
+            check_cancelled(add.cancel)?;
+            let conflicting = self.conflicts(add.sandbox, add.namespace, &made).await;
+            if conflicting.is_empty() {
+                begun.told = true;
+                return self.write_status(add, &made).await.map(|()| made);
+            }
+            self.give_up(add.sandbox, &made, &conflicting, add.until).await?;
+            check_cancelled(add.cancel)?;
         }
         Err(Failure {
             code: code::TRY_AGAIN,
             msg: format!(
                 "pod {}: other hosts answered for {MAX_ADDRESSES_TRIED} addresses in a row; see the AddressConflict Events",
-                sandbox.pod()
+                add.sandbox.pod()
             ),
             details: String::new(),
         })
     }
 
-    /// Makes every interface, side by side. All run to their end; the first failure is the answer.
-    async fn wire_all(
-        &self,
-        sandbox: &Sandbox,
-        namespace: &NetnsFd,
-        wished: &mut [Made],
-        until: Instant,
-    ) -> Result<(), Failure> {
-        let all = wished.iter_mut().map(|one| async move {
-            one.pod_ifindex = self.wire(sandbox, namespace, one, until).await?;
-            Ok(())
+    /// Claims an address of every family on every interface, in one request.
+    async fn addresses(&self, add: &Add<'_>, wished: Vec<Made>) -> Result<Vec<Made>, Failure> {
+        let mut step = Step::start(self);
+        let wanting: Vec<InterfaceRequest> = wished
+            .iter()
+            .filter(|one| !one.wish.pools.is_empty())
+            .map(|one| interface_request(&one.wish))
+            .collect();
+        let mut given: BTreeMap<String, Vec<Allocation>> = BTreeMap::new();
+        if !wanting.is_empty() {
+            let request = AllocateRequest {
+                pod: Some(pod_message(add.sandbox)),
+                sandbox: add.sandbox.id.clone(),
+                node: String::new(), // the client fills it in
+                interfaces: wanting,
+            };
+            let response = self.deps.ipam.allocate(request, add.until).await.map_err(|error| Failure {
+                code: if error.is_transient() { code::TRY_AGAIN } else { code::FAILED },
+                msg: format!("pod {}: no addresses: {}", add.sandbox.pod(), words::chain(&error)),
+                details: String::new(),
+            })?;
+            given.extend(response.interfaces.into_iter().map(|one| (one.interface, one.addresses)));
+        }
+        step.done("allocate");
+        let complete_one = |one: Made| {
+            let allocations = given.remove(one.wish.interface.as_str()).unwrap_or_default();
+            complete(one, &allocations)
+        };
+        wished.into_iter().map(complete_one).collect()
+    }
+
+    /// The veth pair of every interface, side by side, in the order of `wished`.
+    async fn pairs(&self, namespace: &NetnsFd, wished: &[Made]) -> Result<Vec<PodLink>, Failure> {
+        let all = wished.iter().map(|one| async move {
+            let mut step = Step::start(self);
+            let spec = PodPairSpec {
+                host_name: one.port.clone(),
+                pod_name: one.wish.interface.to_string(),
+                mac: one.mac.octets(),
+                mtu: one.wish.mtu.into(),
+            };
+            let link = create_pod_pair(&self.deps.netns, namespace, &spec)
+                .await
+                .map_err(|error| words::step(one, &error))?;
+            step.done("link");
+            Ok(link)
         });
         join_all(all).await.into_iter().collect()
     }
 
-    /// One interface: the veth pair, then its port with its flow. Returns its index in the pod.
-    async fn wire(
-        &self,
-        sandbox: &Sandbox,
-        namespace: &NetnsFd,
-        one: &Made,
-        until: Instant,
-    ) -> Result<u32, Failure> {
-        let (interface, nad) = (one.wish.interface.as_str(), one.wish.nad.to_string());
-        let failed = |error: &dyn std::error::Error| words::step(interface, &nad, error);
+    /// Puts every interface to work, side by side. All run to their end; the first failure is the answer.
+    async fn wire_all(&self, add: &Add<'_>, made: &[Made]) -> Result<(), Failure> {
+        let all = made.iter().map(|one| async move {
+            let (port, end) = tokio::join!(self.add_port(add, one), self.configure_end(add.namespace, one));
+            end.and(port)
+        });
+        join_all(all).await.into_iter().collect()
+    }
+
+    /// The pod's end of one interface: addresses, routes, up.
+    async fn configure_end(&self, namespace: &NetnsFd, one: &Made) -> Result<(), Failure> {
         let mut step = Step::start(self);
-        let link = create_pod_veth(&self.deps.netns, namespace, &self.link_spec(one))
-            .await
-            .map_err(|error| failed(&error))?;
-        step.done("link");
+        configure_pod_end(
+            &self.deps.netns,
+            namespace,
+            one.wish.interface.as_str(),
+            one.link,
+            self.end_spec(one),
+        )
+        .await
+        .map_err(|error| words::step(one, &error))?;
+        step.done("configure");
+        Ok(())
+    }
+
+    /// The OVS port of one interface with its flow.
+    async fn add_port(&self, add: &Add<'_>, one: &Made) -> Result<(), Failure> {
+        let mut step = Step::start(self);
         let port = PodPort {
-            name: IfName::try_from(one.port.as_str()).map_err(|error| failed(&error))?,
+            name: IfName::try_from(one.port.as_str()).map_err(|error| words::step(one, &error))?,
             vlan: one.wish.vlan,
-            external_ids: external_ids(sandbox, one),
+            external_ids: external_ids(add.sandbox, one),
         };
         self.deps
             .bridges
-            .add_pod_port(&one.wish.bridge, port, until)
+            .add_pod_port(&one.wish.bridge, port, add.until)
             .await
-            .map_err(|error| failed(&error))?;
+            .map_err(|error| words::step(one, &error))?;
         step.done("port");
-        Ok(link.pod_ifindex)
+        Ok(())
     }
 
-    fn link_spec(&self, one: &Made) -> PodLinkSpec {
+    fn end_spec(&self, one: &Made) -> PodEndSpec {
         let userspace = self
             .deps
             .bridges
@@ -236,18 +280,29 @@ impl Attacher {
             TxChecksumOffload::Disable => true,
             TxChecksumOffload::Keep => false,
         };
-        PodLinkSpec {
-            host_name: one.port.clone(),
-            pod_name: one.wish.interface.to_string(),
-            mac: one.mac.octets(),
-            mtu: one.wish.mtu.into(),
+        PodEndSpec {
             addresses: one.addresses.clone(),
             routes: one.wish.routes.iter().map(|route| one.route(route.dst, route.gw)).collect(),
             disable_offloads,
         }
     }
 
-    async fn write_status(
+    async fn write_status(&self, add: &Add<'_>, made: &[Made]) -> Result<(), Failure> {
+        let mut step = Step::start(self);
+        self.put_status(add.sandbox, add.request, made, add.until).await?;
+        step.done("status");
+        Ok(())
+    }
+
+    /// After a failure the pod has its primary network only. Best effort: the next ADD writes it anew.
+    async fn take_status_back(&self, sandbox: &Sandbox, request: &SandboxRequest) {
+        let until = Instant::now() + STATUS_BACK;
+        if let Err(failure) = self.put_status(sandbox, request, &[], until).await {
+            self.pod_event(sandbox, reason::STATUS_NOT_WRITTEN, failure.msg);
+        }
+    }
+
+    async fn put_status(
         &self,
         sandbox: &Sandbox,
         request: &SandboxRequest,

@@ -14,7 +14,6 @@ use trunkline_ipam::proto::ReportConflictRequest;
 use super::made::{Made, release_request};
 use super::{Attacher, Sandbox, words};
 use crate::announce::{Announcer, Conflict, ProbeMode};
-use crate::desired::Desired;
 use crate::kube::events::reason;
 use crate::netns::NetnsFd;
 use crate::protocol::Failure;
@@ -35,16 +34,18 @@ enum Probing {
 }
 
 impl Attacher {
-    /// Under `wait`: the interfaces whose address somebody else has, by probing all of them at once.
+    /// Whether others are asked for an address before the pod has it: `duplicateAddressDetection: wait`.
+    pub(super) fn asks_first(&self) -> bool {
+        self.deps.config.current().duplicate_address_detection == DuplicateAddressDetection::Wait
+    }
+
+    /// The interfaces whose address somebody else has, by probing all of them at once.
     pub(super) async fn conflicts(
         &self,
         sandbox: &Sandbox,
         namespace: &NetnsFd,
         made: &[Made],
     ) -> BTreeSet<String> {
-        if self.deps.config.current().duplicate_address_detection != DuplicateAddressDetection::Wait {
-            return BTreeSet::new();
-        }
         let probes = made.iter().map(|one| self.probe(namespace, one, Probing::Wait));
         let mut conflicting = BTreeSet::new();
         for (one, found) in made.iter().zip(futures::future::join_all(probes).await) {
@@ -56,15 +57,14 @@ impl Attacher {
         conflicting
     }
 
-    /// Takes the conflicting interfaces down again and asks for other addresses.
-    pub(super) async fn replace(
+    /// Takes the conflicting interfaces down again and gives their addresses back.
+    pub(super) async fn give_up(
         &self,
         sandbox: &Sandbox,
-        desired: &Desired,
         made: &[Made],
         conflicting: &BTreeSet<String>,
         until: Instant,
-    ) -> Result<Vec<Made>, Failure> {
+    ) -> Result<(), Failure> {
         let failure = |msg: String| Failure { code: code::TRY_AGAIN, msg, details: String::new() };
         let ports: Vec<String> = made
             .iter()
@@ -74,7 +74,7 @@ impl Attacher {
         self.remove_ports(&ports).await.map_err(failure)?;
         let request = release_request(sandbox, conflicting.iter().cloned().collect());
         self.deps.ipam.release(request, until).await.map_err(|error| failure(words::chain(&error)))?;
-        self.addresses(sandbox, desired, until).await
+        Ok(())
     }
 
     /// After a success: tells the networks who has the addresses and, under `async`, listens for an objection.
@@ -102,9 +102,14 @@ impl Attacher {
     async fn probe(&self, namespace: &NetnsFd, one: &Made, mode: Probing) -> Vec<Conflict> {
         let addresses: Vec<IpAddr> = one.addresses.iter().map(ipnet::IpNet::addr).collect();
         let probed = async {
-            let announcer =
-                Announcer::open(&self.deps.netns, namespace, one.pod_ifindex, one.mac.octets(), &addresses)
-                    .await?;
+            let announcer = Announcer::open(
+                &self.deps.netns,
+                namespace,
+                one.link.pod_ifindex,
+                one.mac.octets(),
+                &addresses,
+            )
+            .await?;
             match mode {
                 Probing::Wait => {
                     let found = announcer.probe(ProbeMode::Wait).await?;

@@ -12,7 +12,7 @@ use trunkline_ipam::proto::{Allocation, InterfaceRequest, Pod, ReleaseRequest};
 use super::{Sandbox, stable_mac};
 use crate::bridge::{host_veth_name, keys};
 use crate::desired::Attachment;
-use crate::link::PodRoute;
+use crate::link::{PodLink, PodRoute};
 use crate::protocol::Failure;
 use crate::server::code;
 
@@ -31,8 +31,8 @@ pub(super) struct Made {
     pub(super) gateways: Vec<IpAddr>,
     /// Host interface and OVS port.
     pub(super) port: String,
-    /// Index of the interface in the pod, once it is made.
-    pub(super) pod_ifindex: u32,
+    /// Its veth pair, once that is made.
+    pub(super) link: PodLink,
 }
 
 /// One claimed address.
@@ -90,38 +90,38 @@ pub(super) fn interface_request(wish: &Attachment) -> InterfaceRequest {
     }
 }
 
-pub(super) fn complete(
-    sandbox: &Sandbox,
-    wish: &Attachment,
-    allocations: &[Allocation],
-) -> Result<Made, Failure> {
-    let mut addresses: Vec<IpNet> = wish.addresses.iter().map(|fixed| fixed.address).collect();
-    let mut gateways: Vec<IpAddr> = wish.addresses.iter().filter_map(|fixed| fixed.gateway).collect();
-    let mut claims = Vec::new();
+/// The interface as it is known before anything is claimed for it.
+pub(super) fn wished(sandbox: &Sandbox, wish: &Attachment) -> Made {
+    Made {
+        mac: wish.mac.unwrap_or_else(|| stable_mac(&sandbox.uid, wish.interface.as_str())),
+        port: host_veth_name(&sandbox.id, wish.interface.as_str()),
+        addresses: wish.addresses.iter().map(|fixed| fixed.address).collect(),
+        gateways: wish.addresses.iter().filter_map(|fixed| fixed.gateway).collect(),
+        claims: Vec::new(),
+        wish: wish.clone(),
+        link: PodLink::default(),
+    }
+}
+
+/// The interface with the addresses that the controller gave it.
+pub(super) fn complete(mut made: Made, allocations: &[Allocation]) -> Result<Made, Failure> {
     for allocation in allocations {
         let unusable = || Failure {
             code: code::TRY_AGAIN,
             msg: format!(
                 "interface {} (network {}): the controller answered with an address that is none: {}/{}",
-                wish.interface, wish.nad, allocation.address, allocation.prefix_length
+                made.wish.interface, made.wish.nad, allocation.address, allocation.prefix_length
             ),
             details: String::new(),
         };
         let address: IpAddr = allocation.address.parse().map_err(|_| unusable())?;
         let prefix = u8::try_from(allocation.prefix_length).map_err(|_| unusable())?;
-        addresses.push(IpNet::new(address, prefix).map_err(|_| unusable())?);
-        gateways.extend(allocation.gateway.parse::<IpAddr>().ok());
-        claims.push(Claimed { pool: allocation.pool.clone(), address });
+        let network = IpNet::new(address, prefix).map_err(|_| unusable())?;
+        made.addresses.push(network);
+        made.gateways.extend(allocation.gateway.parse::<IpAddr>().ok());
+        made.claims.push(Claimed { pool: allocation.pool.clone(), address });
     }
-    Ok(Made {
-        mac: wish.mac.unwrap_or_else(|| stable_mac(&sandbox.uid, wish.interface.as_str())),
-        port: host_veth_name(&sandbox.id, wish.interface.as_str()),
-        wish: wish.clone(),
-        addresses,
-        claims,
-        gateways,
-        pod_ifindex: 0,
-    })
+    Ok(made)
 }
 
 /// What the agent rebuilds itself from.
@@ -189,7 +189,7 @@ mod tests {
     #[test]
     fn addresses_gateways_and_pools_follow_the_controllers_answer() {
         let answer = [allocation("10.0.0.5", 24), allocation("fd00::5", 64)];
-        let made = complete(&sandbox(), &wish(), &answer).expect("usable");
+        let made = complete(wished(&sandbox(), &wish()), &answer).expect("usable");
         let status = made.status();
         assert_eq!(status.name, "networks/storage");
         assert_eq!(
@@ -206,7 +206,7 @@ mod tests {
     #[test]
     fn a_route_without_a_next_hop_takes_its_familys_gateway() {
         let answer = [allocation("10.0.0.5", 24), allocation("fd00::5", 64)];
-        let made = complete(&sandbox(), &wish(), &answer).expect("usable");
+        let made = complete(wished(&sandbox(), &wish()), &answer).expect("usable");
         let hop =
             |to: &str| made.route(to.parse().expect("a network"), None).gateway.map(|hop| hop.to_string());
         assert_eq!(hop("192.168.0.0/16").as_deref(), Some("10.0.0.1"));
@@ -219,7 +219,7 @@ mod tests {
     fn an_answer_that_is_no_address_is_refused_with_its_text() {
         for (address, prefix) in [("10.0.0", 24), ("10.0.0.5", 33), ("10.0.0.5", 300)] {
             let failure =
-                complete(&sandbox(), &wish(), &[allocation(address, prefix)]).expect_err("unusable");
+                complete(wished(&sandbox(), &wish()), &[allocation(address, prefix)]).expect_err("unusable");
             assert!(failure.msg.contains(&format!("{address}/{prefix}")), "{}", failure.msg);
         }
     }

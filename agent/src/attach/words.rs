@@ -32,10 +32,10 @@ pub(super) fn cancelled() -> Failure {
 }
 
 /// A failure of a step, with its causes, as one sentence about the interface.
-pub(super) fn step(interface: &str, nad: &str, error: &dyn Error) -> Failure {
+pub(super) fn step(made: &Made, error: &dyn Error) -> Failure {
     Failure {
         code: code::TRY_AGAIN,
-        msg: format!("interface {interface} (network {nad}): {}", chain(error)),
+        msg: format!("interface {} (network {}): {}", made.wish.interface, made.wish.nad, chain(error)),
         details: String::new(),
     }
 }

@@ -17,10 +17,10 @@ use rtnetlink::packet_route::route::{
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::socket::RouteRequest;
-use super::types::{PodLinkSpec, PodRoute};
+use super::types::{PodPairSpec, PodRoute};
 
 /// The veth pair in one message: the node's end in the sender's namespace, the pod's end in `pod_namespace`.
-pub(super) fn create_pair(spec: &PodLinkSpec, pod_namespace: RawFd) -> RouteRequest {
+pub(super) fn create_pair(spec: &PodPairSpec, pod_namespace: RawFd) -> RouteRequest {
     let mut peer = LinkMessage::default();
     peer.attributes = vec![
         LinkAttribute::IfName(spec.pod_name.clone()),

@@ -12,9 +12,10 @@ mod uplink;
 mod watch;
 
 pub use inspect::{inspect_links, list_host_links};
-pub use pod::{create_pod_veth, delete_host_link, pod_link_exists};
+pub use pod::{configure_pod_end, create_pod_pair, delete_host_link, pod_link_exists};
 pub use types::{
-    LinkError, LinkEvent, LinkFacts, LinkStep, MacOctets, OffloadSet, Place, PodLink, PodLinkSpec, PodRoute,
+    LinkError, LinkEvent, LinkFacts, LinkStep, MacOctets, OffloadSet, Place, PodEndSpec, PodLink,
+    PodPairSpec, PodRoute,
 };
 pub use uplink::{UPLINK_FEATURES, set_link_up, set_uplink_offloads};
 pub use watch::LinkWatch;

@@ -12,7 +12,7 @@ use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
 
 use super::message;
 use super::socket::{RouteRequest, RouteSocket};
-use super::types::{LinkError, LinkStep, MacOctets, Place, PodLink, PodLinkSpec};
+use super::types::{LinkError, LinkStep, MacOctets, Place, PodEndSpec, PodLink, PodPairSpec};
 use crate::netns::{EthtoolSocket, Family, NetnsFd, NetnsThread, set_interface_sysctl};
 
 /// Transmit features that a userspace datapath cannot serve: a frame with a checksum still to be filled in would
@@ -37,22 +37,33 @@ struct End {
     mtu: u32,
 }
 
-/// Creates a pod's interface and its node's end, configured and up, or adopts the pair when it is there already as
-/// asked for. A link of the host name that is anything else is a leftover and is removed first.
+/// Creates a pod's interface with its node's end, or adopts the pair when it is there already as asked for. A link of
+/// the host name that is anything else is a leftover and is removed first. The node's end is up when this returns, the
+/// pod's is not: [`configure_pod_end`] comes next.
 ///
 /// On an error the pair may be left half made; [`delete_host_link`] removes both ends.
-pub async fn create_pod_veth(
+pub async fn create_pod_pair(
     thread: &NetnsThread,
     namespace: &NetnsFd,
-    spec: &PodLinkSpec,
+    spec: &PodPairSpec,
 ) -> Result<PodLink, LinkError> {
     let (end, adopted) = host_end(thread, namespace, spec).await?;
-    let (pod_spec, place) = (spec.clone(), place_of(namespace));
-    thread
-        .run(namespace, move || configure_pod_end(&pod_spec, &place, end.peer_ifindex))
-        .await
-        .map_err(|source| LinkError::Namespace { link: spec.pod_name.clone(), source })??;
     Ok(PodLink { host_ifindex: end.ifindex, host_mac: end.mac, pod_ifindex: end.peer_ifindex, adopted })
+}
+
+/// Gives the pod's end of a pair its sysctls, offloads, addresses and routes, and sets it up. Repeating it is harmless.
+pub async fn configure_pod_end(
+    thread: &NetnsThread,
+    namespace: &NetnsFd,
+    name: &str,
+    link: PodLink,
+    spec: PodEndSpec,
+) -> Result<(), LinkError> {
+    let (own_name, place) = (name.to_owned(), place_of(namespace));
+    thread
+        .run(namespace, move || configure(&own_name, &spec, &place, link.pod_ifindex))
+        .await
+        .map_err(|source| LinkError::Namespace { link: name.to_owned(), source })?
 }
 
 /// Removes the node's end of a pair, and with it the pod's. `Ok(false)` when there was none.
@@ -91,7 +102,7 @@ async fn look(thread: &NetnsThread, namespace: &NetnsFd, name: &str) -> Result<O
 async fn host_end(
     thread: &NetnsThread,
     namespace: &NetnsFd,
-    spec: &PodLinkSpec,
+    spec: &PodPairSpec,
 ) -> Result<(End, bool), LinkError> {
     let make = || {
         let (spec, namespace) = (spec.clone(), namespace.clone());
@@ -123,7 +134,7 @@ enum Made {
     Existed(End),
 }
 
-fn make_host_end(spec: &PodLinkSpec, namespace: &NetnsFd) -> Result<Made, LinkError> {
+fn make_host_end(spec: &PodPairSpec, namespace: &NetnsFd) -> Result<Made, LinkError> {
     let name = &spec.host_name;
     let failed = |step| step_error(name, &Place::Node, step);
     let mut socket = open(name)?;
@@ -155,7 +166,7 @@ fn open(link: &str) -> Result<RouteSocket, LinkError> {
     RouteSocket::open().map_err(step_error(link, &Place::Node, LinkStep::Socket))
 }
 
-fn is_wanted_pair(spec: &PodLinkSpec, host: &End, pod: &End) -> bool {
+fn is_wanted_pair(spec: &PodPairSpec, host: &End, pod: &End) -> bool {
     host.peer_ifindex == pod.ifindex
         && pod.peer_ifindex == host.ifindex
         && pod.mac == spec.mac
@@ -181,8 +192,7 @@ fn guard_host_end(name: &str) -> Result<(), LinkError> {
 }
 
 /// Runs on the namespace thread.
-fn configure_pod_end(spec: &PodLinkSpec, place: &Place, ifindex: u32) -> Result<(), LinkError> {
-    let name = &spec.pod_name;
+fn configure(name: &str, spec: &PodEndSpec, place: &Place, ifindex: u32) -> Result<(), LinkError> {
     let set = |family, key: &'static str, value| {
         set_interface_sysctl(family, name, key, value).map_err(step_error(name, place, LinkStep::Sysctl(key)))
     };
@@ -204,12 +214,11 @@ fn configure_pod_end(spec: &PodLinkSpec, place: &Place, ifindex: u32) -> Result<
             LinkStep::Offloads,
         ))?;
     }
-    send_pod_configuration(spec, place, ifindex)
+    send_configuration(name, spec, place, ifindex)
 }
 
 /// Addresses, up and routes in one datagram.
-fn send_pod_configuration(spec: &PodLinkSpec, place: &Place, ifindex: u32) -> Result<(), LinkError> {
-    let name = &spec.pod_name;
+fn send_configuration(name: &str, spec: &PodEndSpec, place: &Place, ifindex: u32) -> Result<(), LinkError> {
     let mut steps: Vec<(LinkStep, String)> = Vec::new();
     let mut requests: Vec<RouteRequest> = Vec::new();
     for address in &spec.addresses {
@@ -230,7 +239,7 @@ fn send_pod_configuration(spec: &PodLinkSpec, place: &Place, ifindex: u32) -> Re
     ))?;
     for ((step, detail), outcome) in steps.into_iter().zip(outcomes) {
         outcome.map_err(|source| LinkError::Step {
-            link: name.clone(),
+            link: name.to_owned(),
             place: place.clone(),
             step,
             detail,

@@ -23,9 +23,9 @@ pub struct PodRoute {
     pub gateway: Option<IpAddr>,
 }
 
-/// One interface that a pod is to get.
+/// The veth pair of an interface that a pod is to get: all that is known of it before it has addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PodLinkSpec {
+pub struct PodPairSpec {
     /// Name of the node's end (1–15 bytes, `tl…`).
     pub host_name: String,
     /// Name inside the pod (1–15 bytes).
@@ -34,17 +34,22 @@ pub struct PodLinkSpec {
     pub mac: MacOctets,
     /// MTU of both ends in bytes.
     pub mtu: u32,
-    /// Addresses of the pod's end with their prefix; none for a layer-2-only network. The kernel adds the connected
-    /// routes. A v6 address among them also sets `accept_ra=0`.
+}
+
+/// What the pod's end of a pair is to get before it goes up.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PodEndSpec {
+    /// Addresses with their prefix; none for a layer-2-only network. The kernel adds the connected routes. A v6 address
+    /// among them also sets `accept_ra=0`.
     pub addresses: Vec<IpNet>,
     /// Further routes.
     pub routes: Vec<PodRoute>,
-    /// Turn transmit checksum and segmentation offloads off at the pod's end (userspace datapath).
+    /// Turn transmit checksum and segmentation offloads off (userspace datapath).
     pub disable_offloads: bool,
 }
 
-/// A veth pair that is in place and up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A veth pair that is in place, the node's end up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PodLink {
     /// Index of the node's end.
     pub host_ifindex: u32,

@@ -20,7 +20,7 @@ pub use controller::Controller;
 pub use leaks::Snapshot;
 pub use node::{LightNode, NodeOptions};
 pub use ovs::Ovs;
-pub use pods::{Flood, RunningPod};
+pub use pods::{Flood, RunningPod, network_status};
 
 use crate::control_plane::{ControlPlane, Options};
 use crate::run::Run;

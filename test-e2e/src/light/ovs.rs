@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::debs::{self, Tree};
@@ -98,6 +99,13 @@ impl Ovs {
     pub fn kill_switch(&self) {
         if let Some(process) = take(&self.switch) {
             process.kill();
+        }
+    }
+
+    /// Has ovs-vswitchd hang, or go on: it lives and does nothing.
+    pub fn hang_switch(&self, hang: bool) {
+        if let Some(process) = self.switch.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+            process.signal(if hang { Signal::SIGSTOP } else { Signal::SIGCONT });
         }
     }
 

@@ -101,10 +101,7 @@ impl RunningPod {
 
     /// The elements of the network-status annotation, as the API server has it now.
     pub async fn network_status(&self, client: &Client) -> Result<Vec<Value>> {
-        let pods: Api<Pod> = Api::namespaced(client.clone(), &self.object.namespace().unwrap_or_default());
-        let pod = pods.get(&self.name()).await.context("reading the pod")?;
-        let text = pod.annotations().get(NETWORK_STATUS).context("no network-status")?;
-        serde_json::from_str(text).with_context(|| format!("reading network-status: {text}"))
+        network_status(client, &self.object).await
     }
 
     /// The addresses that network-status gives for an interface.
@@ -238,4 +235,12 @@ fn pod_ref(object: &Pod) -> PodRef {
         uid: object.uid().unwrap_or_default(),
         annotations: object.annotations().clone().into_iter().collect::<BTreeMap<_, _>>(),
     }
+}
+
+/// The elements of a pod's network-status annotation, as the API server has it now.
+pub async fn network_status(client: &Client, pod: &Pod) -> Result<Vec<Value>> {
+    let pods: Api<Pod> = Api::namespaced(client.clone(), &pod.namespace().unwrap_or_default());
+    let pod = pods.get(&pod.name_any()).await.context("reading the pod")?;
+    let text = pod.annotations().get(NETWORK_STATUS).context("no network-status")?;
+    serde_json::from_str(text).with_context(|| format!("reading network-status: {text}"))
 }

@@ -1,9 +1,11 @@
 //! One node: what a pod asks for it gets, exactly, and gives back.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result};
 use serde_json::json;
 use trunkline_e2e::fixtures::{ipam, network, pool};
-use trunkline_e2e::light::{LightCluster, LightOptions, NodeOptions};
+use trunkline_e2e::light::{LightCluster, LightOptions, NodeOptions, network_status};
 use trunkline_e2e::objects::{self, PodSpec, events_about};
 use trunkline_e2e::suite::Suite;
 
@@ -61,6 +63,28 @@ fn a_layer_two_pod_is_attached_and_gives_everything_back() -> Result<()> {
         let link = pod.link("eth1")?;
         assert_eq!((&link["mtu"], &link["operstate"]), (&json!(1500), &json!("UP")), "{link}");
         pod.link_local("eth1")?;
+        cluster.delete_pod(pod).await
+    })
+}
+
+#[test]
+fn an_attachment_that_fails_late_takes_back_its_addresses_and_its_status() -> Result<()> {
+    SUITE.test(async |cluster| {
+        let node = cluster.node(1).clone();
+        let spec = PodSpec::with_networks("hung", "dual");
+        let object = objects::create_pod(cluster.client(), &spec, node.name()).await?;
+        // The switch hangs: addresses are claimed and told, and the port never opens.
+        node.ovs().hang_switch(true);
+        let outcome = cluster.try_pod(&node, &object).await;
+        node.ovs().hang_switch(false);
+        let Err(error) = outcome? else { anyhow::bail!("attached by a switch that hangs") };
+        assert!(error.msg.contains("waited for Open vSwitch to open it"), "{error:?}");
+        let status = network_status(cluster.client(), &object).await?;
+        let interfaces: Vec<_> = status.iter().map(|entry| &entry["interface"]).collect();
+        assert_eq!(interfaces, ["eth0"], "{status:?}");
+        assert_eq!(objects::allocations(cluster.client()).await?.len(), 0);
+        let pod = cluster.start_pod(&node, object, Duration::from_mins(1)).await?;
+        assert_eq!(pod.network_status(cluster.client()).await?.len(), 2);
         cluster.delete_pod(pod).await
     })
 }

@@ -38,7 +38,7 @@ reasons! {
     VLAN_NOT_CARRIED = "VlanNotCarried", true, "Attach",
         "On a Pod: it is attached to a VLAN that no uplink of the bridge allows.";
     STATUS_NOT_WRITTEN = "StatusNotWritten", true, "WriteStatus",
-        "On a Pod: it is attached, but its network-status annotation could not be written.";
+        "On a Pod: its attachment failed and was undone, but its network-status annotation still names the interfaces; the next attempt writes it anew.";
     HOST_NETWORK_POD_IGNORED = "HostNetworkPodIgnored", true, "Attach",
         "On a Pod: it uses the host's network, for which no CNI call ever comes, so its networks annotation has no effect.";
     CONFIG_INVALID = "ConfigInvalid", true, "ReadConfig",
