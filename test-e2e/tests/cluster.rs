@@ -3,6 +3,7 @@
 //!
 //! The tests share one cluster, each leaves it as it found it, and the run's guard process removes it at the end.
 
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -11,6 +12,7 @@ use tokio::sync::{Mutex, MutexGuard, OnceCell};
 use trunkline_e2e::cluster::workload::{self, Workload};
 use trunkline_e2e::cluster::{Cluster, ClusterNode, Registry};
 use trunkline_e2e::demo::{self, Snapshot};
+use trunkline_e2e::{paths, process};
 
 static CLUSTER: OnceCell<Mutex<Cluster>> = OnceCell::const_new();
 
@@ -173,6 +175,105 @@ async fn an_agents_token_writes_the_status_of_its_own_nodes_pods_only() -> Resul
         }
     }
     workload::delete(&cluster, &["mine", "theirs"]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_static_pod_gets_an_address_and_gives_it_back() -> Result<()> {
+    let cluster = installed().await?;
+    let before = Snapshot::take(&cluster)?;
+    for (name, node) in [("fixed-1", "node-1"), ("fixed-2", "node-2")] {
+        let node = cluster.node(node)?;
+        Workload::with_networks(name, "", "vlan100").create_static(node)?;
+        let made = workload::wait_running(&cluster, &[name]).await;
+        // Whatever became of it: the file goes, or kubelet would start the pod again and again.
+        let pod = workload::pod(&cluster, name)?;
+        std::fs::remove_file(node.static_pod(name)).context("removing the static pod's file")?;
+        made?;
+        let pod = pod.context("the mirror pod")?;
+        let own = |key: &str| pod["metadata"][key].as_str().unwrap_or_default();
+        let hash = pod["metadata"]["annotations"]["kubernetes.io/config.hash"].as_str().unwrap_or_default();
+        ensure!(!hash.is_empty() && hash != own("uid"), "{name}: {pod:#}");
+        let status = pod["metadata"]["annotations"][demo::pods::NETWORK_STATUS].as_str();
+        let status: Value = serde_json::from_str(status.context("network-status")?)?;
+        let mut entries = status.as_array().into_iter().flatten();
+        let entry = entries.find(|entry| entry["interface"] == "eth1").context("eth1 in network-status")?;
+        ensure!(entry["name"] == "default/vlan100", "{entry}");
+        ensure!(entry["ips"].as_array().is_some_and(|ips| ips.len() == 2), "{entry}");
+        let events = cluster.plane.kubectl(&[
+            "get",
+            "events",
+            "--field-selector",
+            &format!("reason=AttachedNetworks,involvedObject.uid={}", own("uid")),
+            "-o",
+            "name",
+        ])?;
+        ensure!(!events.trim().is_empty(), "{name}: the mirror pod has no Event");
+    }
+    let left = before.wait_until_back(&cluster).await?;
+    ensure!(left.is_empty(), "left behind: {left:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn trunkctl_shows_every_node_bridge_port_pool_and_pod() -> Result<()> {
+    let cluster = installed().await?;
+    let pods = [("seen-1", "node-1"), ("seen-2", "node-2")];
+    for (name, node) in pods {
+        Workload::with_networks(name, node, "vlan100").create(&cluster)?;
+    }
+    workload::wait_running(&cluster, &pods.map(|(name, _)| name)).await?;
+    let tables: [(&str, &str, &[&str]); 6] = [
+        (
+            "bridges",
+            "NODE",
+            &["node-1 br-secondary true netdev eth1", "node-2 br-secondary true netdev eth1"],
+        ),
+        (
+            "ports",
+            "NODE",
+            &["node-1 br-secondary eth1 uplink", "pod", "100 default/seen-1", "100 default/seen-2"],
+        ),
+        (
+            "attachments",
+            "NODE",
+            &["node-1 default seen-1 eth1 default/vlan100 br-secondary 100", "node-2 default seen-2 eth1"],
+        ),
+        ("pools", "NAME", &["vlan100-ipv4", "vlan100-ipv6"]),
+        ("nads", "NAMESPACE", &["default vlan100 antrea", "networks vlan200 antrea"]),
+        (
+            "allocations",
+            "POOL",
+            &["default seen-1 eth1 default/vlan100 node-1", "default seen-2 eth1 default/vlan100 node-2"],
+        ),
+    ];
+    for (kind, header, wanted) in tables {
+        let table = trunkctl(&cluster, &["get", kind])?;
+        ensure!(table.starts_with(header), "get {kind}: {table}");
+        // Columns are as wide as their widest cell; what matters here is what stands in them.
+        let lines: Vec<String> =
+            table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+        for text in wanted {
+            ensure!(lines.iter().any(|line| line.contains(text)), "get {kind}: no \"{text}\" in\n{table}");
+        }
+        let json: Value = serde_json::from_str(&trunkctl(&cluster, &["get", kind, "-o", "json"])?)?;
+        let items = json.as_array().or_else(|| json["items"].as_array()).context("a list")?;
+        ensure!(items.len() + 1 == table.lines().count(), "get {kind}: {} items\n{table}", items.len());
+    }
+    for (name, node) in pods {
+        let page = trunkctl(&cluster, &["describe", "pod", name])?;
+        for text in [node, "eth1", "default/vlan100", "br-secondary", "AttachedNetworks"] {
+            ensure!(page.contains(text), "describe pod {name}: no {text} in\n{page}");
+        }
+    }
+    let missing = trunkctl(&cluster, &["describe", "pod", "nobody"]).expect_err("no such pod");
+    ensure!(format!("{missing:#}").contains("default/nobody"), "{missing:#}");
+    workload::delete(&cluster, &pods.map(|(name, _)| name)).await
+}
+
+fn trunkctl(cluster: &Cluster, args: &[&str]) -> Result<String> {
+    let mut command = Command::new(paths::binary("trunkctl")?);
+    command.arg("--kubeconfig").arg(cluster.plane.kubeconfig()).args(args);
+    process::output(&mut command)
 }
 
 /// A client with a token like the one that the agent of this node has.

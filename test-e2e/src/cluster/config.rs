@@ -66,6 +66,9 @@ pub(super) fn primary_cni(generation: Generation, pod_cidr: &str) -> String {
     .to_string()
 }
 
+/// The folder of a node's static pods.
+pub(super) const STATIC_PODS: &str = "/var/lib/kubelet/static";
+
 /// What a kubelet's configuration depends on.
 pub(super) struct Kubelet<'a> {
     /// The node's address.
@@ -103,6 +106,7 @@ pub(super) fn kubelet(of: &Kubelet<'_>) -> String {
         "makeIPTablesUtilChains": false,
         "containerRuntimeEndpoint": format!("unix://{SOCKET}"),
         "volumePluginDir": "/var/lib/kubelet/plugins-exec",
+        "staticPodPath": STATIC_PODS,
         "registerNode": true,
         "oomScoreAdj": 0,
         "maxOpenFiles": 20000,

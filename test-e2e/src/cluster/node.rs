@@ -143,6 +143,8 @@ impl ClusterNode {
             cgroup: &self.cgroup(),
         });
         fs::write(self.dir.join("kubelet.json"), kubelet).context("writing kubelet's configuration")?;
+        let statics = self.mounts.outside(config::STATIC_PODS);
+        fs::create_dir_all(&statics).with_context(|| format!("making {}", statics.display()))?;
         let bin = self.mounts.outside("/opt/cni/bin");
         for plugin in tools::LIGHT {
             let target = bin.join(plugin.name());
@@ -234,6 +236,11 @@ impl ClusterNode {
     pub fn exec(&self, words: &[&str]) -> Result<String> {
         let (program, args) = words.split_first().context("no program to run")?;
         process::output(self.command(program).args(args))
+    }
+
+    /// The file that makes kubelet run a static pod, seen from outside.
+    pub fn static_pod(&self, name: &str) -> PathBuf {
+        self.path(&format!("{}/{name}.json", config::STATIC_PODS))
     }
 
     /// A path of the node, seen from outside.

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
 use super::install::NAMESPACE;
-use super::{Cluster, POD_IMAGE, rollout};
+use super::{Cluster, ClusterNode, POD_IMAGE, rollout};
 use crate::wait;
 
 /// How long a pod may take until it runs or is gone.
@@ -65,11 +65,26 @@ impl<'a> Workload<'a> {
 
     /// Creates the pod.
     pub fn create(&self, cluster: &Cluster) -> Result<()> {
+        self.send(cluster, &self.manifest())
+    }
+
+    /// Has a kubelet run the pod as a static one; kubelet appends the node's name to the pod's.
+    pub fn create_static(&self, node: &ClusterNode) -> Result<()> {
+        let mut pod = self.manifest();
+        pod["metadata"]["namespace"] = "default".into();
+        // Renamed into place: kubelet reads what it finds at once.
+        let (path, aside) =
+            (node.static_pod(self.name), node.path(&format!("/var/lib/kubelet/{}.new", self.name)));
+        std::fs::write(&aside, pod.to_string()).with_context(|| format!("writing {}", aside.display()))?;
+        std::fs::rename(&aside, &path).with_context(|| format!("writing {}", path.display()))
+    }
+
+    fn manifest(&self) -> Value {
         let mut pod = self.template();
         pod["apiVersion"] = "v1".into();
         pod["kind"] = "Pod".into();
         pod["metadata"]["name"] = self.name.into();
-        self.send(cluster, &pod)
+        pod
     }
 
     /// Creates a Deployment of one such pod.
