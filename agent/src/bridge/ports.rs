@@ -144,7 +144,7 @@ impl std::fmt::Display for Seconds {
 }
 
 /// A pod port of this node, parsed from OVSDB.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PodPortRow {
     /// Port and host interface name.
     pub name: String,

@@ -127,6 +127,36 @@ mod tests {
     }
 
     #[test]
+    fn a_claim_is_ownerless_where_its_sandbox_has_no_port_for_that_interface() {
+        let claim = |sandbox: &str, interface: &str| Claim {
+            pod: Some(trunkline_ipam::proto::Pod {
+                namespace: "default".into(),
+                name: "p".into(),
+                uid: "u".into(),
+            }),
+            sandbox: sandbox.into(),
+            interface: interface.into(),
+            ..Claim::default()
+        };
+        let row = |sandbox: &str, interface: &str| PodPortRow {
+            sandbox: sandbox.into(),
+            interface: interface.into(),
+            ..PodPortRow::default()
+        };
+        let nameless = Claim { pod: None, ..claim("s3", "eth1") };
+        let claims = [claim("s1", "eth1"), claim("s1", "eth2"), claim("s2", "eth1"), nameless];
+        let seen = claims_without_port(&claims, &[row("s1", "eth1"), row("s2", "eth2")]);
+        let seen: Vec<_> = seen
+            .iter()
+            .map(|one| match one {
+                Sighting::Claim { sandbox, interface } => (sandbox.id.as_str(), interface.as_str()),
+                other => panic!("{other:?} is no claim"),
+            })
+            .collect();
+        assert_eq!(seen, [("s1", "eth2"), ("s2", "eth1")], "nobody is asked to release what names no pod");
+    }
+
+    #[test]
     fn a_namespace_is_gone_when_its_path_is_missing_or_nothing_is_mounted_there() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let plain = dir.path().join("plain");

@@ -214,3 +214,93 @@ fn default_route_links(route: &RouteMessage) -> Vec<u32> {
     }
     links
 }
+
+#[cfg(test)]
+mod tests {
+    use rtnetlink::packet_route::link::InfoKind;
+    use rtnetlink::packet_route::route::RouteNextHop;
+
+    use super::*;
+
+    fn link(index: u32, name: &str, more: Vec<LinkAttribute>) -> LinkMessage {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        message.header.flags = LinkFlags::Up | LinkFlags::LowerUp;
+        message.attributes = vec![LinkAttribute::IfName(name.to_owned())];
+        message.attributes.extend(more);
+        message
+    }
+
+    fn kind(kind: InfoKind) -> LinkAttribute {
+        LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind)])
+    }
+
+    fn address(attributes: Vec<AddressAttribute>) -> AddressMessage {
+        let mut message = AddressMessage::default();
+        message.header.prefix_len = 24;
+        message.attributes = attributes;
+        message
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().expect("an address")
+    }
+
+    #[test]
+    fn what_makes_a_nic_unfit_is_joined_to_it() {
+        let links = [
+            link(4, "eth1.100", vec![kind(InfoKind::Vlan), LinkAttribute::Link(2)]),
+            link(2, "eth1", vec![LinkAttribute::Mtu(9000), LinkAttribute::Controller(3)]),
+            link(3, "bond0", vec![kind(InfoKind::Bond)]),
+            link(5, "eth2", vec![LinkAttribute::Controller(77)]),
+        ];
+        let addresses = BTreeMap::from([(5, vec!["10.0.0.1/24".parse().expect("a network")])]);
+        let facts = join(&links, addresses, &BTreeSet::from([3]));
+        let names: Vec<_> = facts.iter().map(|link| link.name.as_str()).collect();
+        assert_eq!(names, ["eth1", "bond0", "eth1.100", "eth2"], "by index");
+        let (eth1, bond, eth2) = (&facts[0], &facts[1], &facts[3]);
+        assert_eq!((eth1.mtu, eth1.up, eth1.carrier), (9000, true, true));
+        assert_eq!(eth1.vlan_children, ["eth1.100"]);
+        assert_eq!((eth1.master.as_deref(), eth1.master_kind.as_deref()), (Some("bond0"), Some("bond")));
+        assert!(bond.has_default_route && !eth1.has_default_route);
+        assert_eq!(eth2.addresses.len(), 1);
+        assert_eq!(eth2.master.as_deref(), Some("#77"), "a master elsewhere is a master all the same");
+    }
+
+    #[test]
+    fn a_vlan_link_whose_parent_is_in_another_namespace_is_nobodys_child_here() {
+        let foreign = vec![kind(InfoKind::Vlan), LinkAttribute::Link(2), LinkAttribute::LinkNetNsId(0)];
+        let facts =
+            join(&[link(2, "eth1", vec![]), link(9, "v", foreign)], BTreeMap::new(), &BTreeSet::new());
+        assert!(facts[0].vlan_children.is_empty(), "{facts:?}");
+    }
+
+    #[test]
+    fn link_local_addresses_do_not_count_and_a_tunnels_own_end_does() {
+        let counted = |attributes| counted_address(&address(attributes)).map(|network| network.addr());
+        assert_eq!(counted(vec![AddressAttribute::Address(ip("169.254.3.4"))]), None);
+        assert_eq!(counted(vec![AddressAttribute::Address(ip("fe80::1"))]), None);
+        assert_eq!(counted(vec![AddressAttribute::Address(ip("10.0.0.1"))]), Some(ip("10.0.0.1")));
+        let tunnel = vec![AddressAttribute::Address(ip("10.0.0.2")), AddressAttribute::Local(ip("10.0.0.1"))];
+        assert_eq!(counted(tunnel), Some(ip("10.0.0.1")));
+    }
+
+    #[test]
+    fn default_routes_of_the_main_table_name_their_links() {
+        let route = |table: u8, length: u8, attributes: Vec<RouteAttribute>| {
+            let mut message = RouteMessage::default();
+            (message.header.table, message.header.destination_prefix_length) = (table, length);
+            message.attributes = attributes;
+            default_route_links(&message)
+        };
+        let main = RouteHeader::RT_TABLE_MAIN;
+        assert_eq!(route(main, 0, vec![RouteAttribute::Oif(2)]), [2]);
+        assert!(route(main, 8, vec![RouteAttribute::Oif(2)]).is_empty(), "not a default route");
+        assert!(route(100, 0, vec![RouteAttribute::Oif(2)]).is_empty(), "another table");
+        let wide = vec![RouteAttribute::Oif(2), RouteAttribute::Table(1000)];
+        assert!(route(main, 0, wide).is_empty(), "the attribute overrides the header");
+        let mut hop = RouteNextHop::default();
+        hop.interface_index = 5;
+        assert_eq!(route(main, 0, vec![RouteAttribute::MultiPath(vec![hop])]), [5]);
+    }
+}

@@ -114,3 +114,76 @@ pub(super) fn add_route(ifindex: u32, route: &PodRoute) -> RouteRequest {
 fn gateway_attribute(gateway: IpAddr) -> RouteAttribute {
     RouteAttribute::Gateway(RouteAddress::from(gateway))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attributes(address: &str) -> (AddressMessage, u16) {
+        let request = add_address(7, address.parse().expect("a network"));
+        match request.message {
+            RouteNetlinkMessage::NewAddress(message) => (message, request.flags),
+            other => panic!("{other:?} adds no address"),
+        }
+    }
+
+    #[test]
+    fn only_a_v4_subnet_with_room_for_one_has_a_broadcast_address() {
+        for (address, broadcast) in [
+            ("10.9.0.5/24", Some("10.9.0.255")),
+            ("10.9.0.4/31", None),
+            ("10.9.0.4/32", None),
+            ("fd00::5/64", None),
+        ] {
+            let (message, _) = attributes(address);
+            let found = message.attributes.iter().find_map(|attribute| match attribute {
+                AddressAttribute::Broadcast(address) => Some(address.to_string()),
+                _ => None,
+            });
+            assert_eq!(found.as_deref(), broadcast, "{address}");
+        }
+    }
+
+    #[test]
+    fn a_v6_address_is_not_probed_by_the_kernel_and_adding_one_again_is_no_error() {
+        let (message, flags) = attributes("fd00::5/64");
+        assert!(message.attributes.contains(&AddressAttribute::Flags(AddressFlags::Nodad)), "{message:?}");
+        assert_eq!((message.header.index, message.header.prefix_len), (7, 64));
+        assert_eq!(flags, NLM_F_CREATE | NLM_F_REPLACE);
+    }
+
+    #[test]
+    fn a_route_is_on_the_link_unless_it_has_a_next_hop() {
+        let route = |to: &str, by: Option<&str>| {
+            let route = PodRoute {
+                destination: to.parse().expect("a network"),
+                gateway: by.map(|by| by.parse().expect("an address")),
+            };
+            match add_route(7, &route).message {
+                RouteNetlinkMessage::NewRoute(message) => message,
+                other => panic!("{other:?} adds no route"),
+            }
+        };
+        let near = route("10.20.0.0/16", None);
+        assert_eq!(near.header.scope, RouteScope::Link);
+        let far = route("10.20.0.0/16", Some("10.9.0.1"));
+        assert_eq!(far.header.scope, RouteScope::Universe);
+        assert!(far.attributes.contains(&RouteAttribute::Gateway(RouteAddress::Inet([10, 9, 0, 1].into()))));
+        let all = route("::/0", Some("fd00::1"));
+        assert_eq!(all.header.address_family, AddressFamily::Inet6);
+        let names_a_destination =
+            all.attributes.iter().any(|attribute| matches!(attribute, RouteAttribute::Destination(_)));
+        assert!(!names_a_destination, "the default route has none");
+    }
+
+    #[test]
+    fn the_nodes_end_goes_up_without_arp_and_the_pods_with() {
+        let flags = |no_arp| match set_up(3, no_arp).message {
+            RouteNetlinkMessage::SetLink(message) => (message.header.flags, message.header.change_mask),
+            other => panic!("{other:?} sets no link"),
+        };
+        let both = LinkFlags::Up | LinkFlags::Noarp;
+        assert_eq!(flags(true), (both, both));
+        assert_eq!(flags(false), (LinkFlags::Up, LinkFlags::Up));
+    }
+}

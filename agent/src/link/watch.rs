@@ -103,3 +103,33 @@ fn event_of(message: RouteNetlinkMessage) -> Option<LinkEvent> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rtnetlink::packet_route::address::AddressMessage;
+    use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
+    use rtnetlink::packet_route::route::RouteMessage;
+
+    use super::*;
+
+    #[test]
+    fn links_addresses_and_default_routes_are_told_and_other_routes_are_not() {
+        let mut link = LinkMessage::default();
+        link.header.index = 3;
+        link.attributes = vec![LinkAttribute::IfName("eth1".to_owned())];
+        let named = |name: &str| name.to_owned();
+        let changed = LinkEvent::Changed { ifindex: 3, name: named("eth1") };
+        assert_eq!(event_of(RouteNetlinkMessage::NewLink(link.clone())), Some(changed));
+        let removed = LinkEvent::Removed { ifindex: 3, name: named("eth1") };
+        assert_eq!(event_of(RouteNetlinkMessage::DelLink(link)), Some(removed));
+        let mut address = AddressMessage::default();
+        address.header.index = 4;
+        let addressed = LinkEvent::Changed { ifindex: 4, name: String::new() };
+        assert_eq!(event_of(RouteNetlinkMessage::DelAddress(address)), Some(addressed));
+        let mut route = RouteMessage::default();
+        let anywhere = LinkEvent::Changed { ifindex: 0, name: String::new() };
+        assert_eq!(event_of(RouteNetlinkMessage::NewRoute(route.clone())), Some(anywhere));
+        route.header.destination_prefix_length = 24;
+        assert_eq!(event_of(RouteNetlinkMessage::NewRoute(route)), None);
+    }
+}
