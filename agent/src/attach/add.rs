@@ -296,6 +296,10 @@ impl Attacher {
 
     /// After a failure the pod has its primary network only. Best effort: the next ADD writes it anew.
     async fn take_status_back(&self, sandbox: &Sandbox, request: &SandboxRequest) {
+        let found = self.deps.objects.pod(&sandbox.namespace, &sandbox.name, &sandbox.uid).await;
+        if matches!(found, Ok(None)) {
+            return; // it was deleted meanwhile
+        }
         let until = Instant::now() + STATUS_BACK;
         if let Err(failure) = self.put_status(sandbox, request, &[], until).await {
             self.pod_event(sandbox, reason::STATUS_NOT_WRITTEN, failure.msg);

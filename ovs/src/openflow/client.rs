@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinHandle;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
 
 use super::error::FlowError;
@@ -61,16 +61,7 @@ pub struct Connection {
 pub struct OpenFlow {
     requests: mpsc::Sender<Request>,
     connection: watch::Receiver<Connection>,
-    _task: Arc<AbortOnDrop>,
-}
-
-#[derive(Debug)]
-struct AbortOnDrop(JoinHandle<()>);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
+    _task: Arc<AbortOnDropHandle<()>>,
 }
 
 impl OpenFlow {
@@ -80,7 +71,7 @@ impl OpenFlow {
         let (publish, connection) = watch::channel(Connection::default());
         let span = tracing::info_span!("openflow", socket = %options.socket.display());
         let task = tokio::spawn(Task::new(options, queue, publish).run().instrument(span));
-        Self { requests, connection, _task: Arc::new(AbortOnDrop(task)) }
+        Self { requests, connection, _task: Arc::new(AbortOnDropHandle::new(task)) }
     }
 
     /// The connection, now and as it changes.

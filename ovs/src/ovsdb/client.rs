@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinHandle;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
 
 use super::commit::Call;
@@ -92,16 +92,7 @@ pub struct Ovsdb {
     calls: mpsc::Sender<Call>,
     replica: watch::Receiver<Arc<Replica>>,
     counters: Arc<Counters>,
-    _task: Arc<AbortOnDrop>,
-}
-
-#[derive(Debug)]
-struct AbortOnDrop(JoinHandle<()>);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
+    _task: Arc<AbortOnDropHandle<()>>,
 }
 
 impl Ovsdb {
@@ -113,7 +104,7 @@ impl Ovsdb {
         let span = tracing::info_span!("ovsdb", socket = %options.socket.display());
         let task = Task::new(options, queue, publish, Arc::clone(&counters));
         let task = tokio::spawn(task.run().instrument(span));
-        Self { calls, replica, counters, _task: Arc::new(AbortOnDrop(task)) }
+        Self { calls, replica, counters, _task: Arc::new(AbortOnDropHandle::new(task)) }
     }
 
     /// The replica, now and as it changes. Before the first connection it is empty and not `connected`.
