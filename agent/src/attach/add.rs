@@ -61,6 +61,7 @@ impl Attacher {
             return Ok(AddReply::default());
         };
         let started = Instant::now();
+        let _attaching = self.deps.events.attaching();
         let _turn = self.inflight.add(&sandbox.uid, cancel.clone()).await;
         let mut begun = Begun::default();
         let until = deadline.instant() - UNDO_RESERVE.min(deadline.remaining() / 4);

@@ -57,7 +57,7 @@ pub(super) fn actual(
     nics: &BTreeMap<String, Nic>,
     journalled: &dyn Fn(&str) -> bool,
 ) -> Actual {
-    let bridge = replica.bridge(name).map(|row| bridge_row(replica, row));
+    let bridge = bridge_row_of(replica, name);
     let asked = wanted.into_iter().flat_map(|wanted| wanted.uplinks.iter().map(|uplink| uplink.nic.clone()));
     let joined = bridge.iter().flat_map(|row| row.ports.iter());
     let joined =
@@ -97,8 +97,31 @@ pub(super) fn bridge_row_of(replica: &Replica, name: &str) -> Option<BridgeRow> 
     replica.bridge(name).map(|row| bridge_row(replica, row))
 }
 
+/// What is told of a bridge of ours.
+pub(super) struct Summary {
+    pub(super) datapath: DatapathKind,
+    pub(super) pod_ports: usize,
+}
+
+/// The bridge of this name, if it is ours. It is asked for at every change of any port, so it copies nothing.
+pub(super) fn summary(replica: &Replica, name: &str) -> Option<Summary> {
+    let row = replica.bridge(name).filter(|row| is_managed(row))?;
+    let is_pod = |port: &&Arc<Port>| {
+        port.external_ids.get(keys::TYPE).is_some_and(|kind| kind == keys::TYPE_POD)
+            && *port.name != *row.name
+    };
+    Some(Summary {
+        datapath: DatapathKind::from_column(&row.datapath_type),
+        pod_ports: replica.ports_of(row).filter(is_pod).count(),
+    })
+}
+
+fn is_managed(row: &Bridge) -> bool {
+    row.external_ids.get(keys::MANAGED).is_some_and(|value| value == "true")
+}
+
 fn bridge_row(replica: &Replica, row: &Bridge) -> BridgeRow {
-    let managed = row.external_ids.get(keys::MANAGED).is_some_and(|value| value == "true");
+    let managed = is_managed(row);
     let others = replica.ports_of(row).filter(|port| *port.name != *row.name);
     BridgeRow {
         managed,

@@ -18,7 +18,7 @@ use super::exec::Executor;
 use super::flows::{self, FlowTable};
 use super::kernel::KernelDatapath;
 use super::observe::{self, FlowCache, Nics};
-use super::plan::{self, Actual, FlowCensus, Plan, PortKind, Step, Wanted};
+use super::plan::{self, Actual, FlowCensus, Plan, Step, Wanted};
 use super::ports::{PortReady, keys};
 use super::shared::{PortFailure, Shared};
 use super::state::{BridgeCondition, BridgeState, BridgeStates};
@@ -274,9 +274,9 @@ impl BridgeTask {
     }
 
     fn publish(&self, replica: &Replica, wanted: Option<&Wanted>, plan: Plan) {
-        let row = observe::bridge_row_of(replica, self.name.as_str()).filter(|row| row.managed);
+        let summary = observe::summary(replica, self.name.as_str());
         let mut conditions = plan.conditions;
-        let exists = row.is_some();
+        let exists = summary.is_some();
         if !replica.connected {
             let reason = "Open vSwitch's database does not answer".to_owned();
             conditions.push(BridgeCondition::Pending { bridge: self.name.clone(), reason });
@@ -291,11 +291,10 @@ impl BridgeTask {
             exists,
             ready: plan.ready && exists && replica.connected && self.present.is_some(),
             flows_installed: self.present.is_some(),
-            datapath: row.as_ref().map(|row| row.datapath),
+            datapath: summary.as_ref().map(|summary| summary.datapath),
             origin: plan.origin,
             uplinks: wanted.map(|wanted| observe::uplinks(wanted, replica, &nics)).unwrap_or_default(),
-            pod_ports: row
-                .map_or(0, |row| row.ports.values().filter(|port| port.kind == PortKind::Pod).count()),
+            pod_ports: summary.map_or(0, |summary| summary.pod_ports),
             conditions,
         };
         drop(nics);

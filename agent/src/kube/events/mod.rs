@@ -48,6 +48,8 @@ const ATTEMPT: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_mins(2);
 /// Longest pause between two attempts.
 const PAUSE: Duration = Duration::from_secs(5);
+/// A Normal Event gives way to attachments under way for this long at most.
+const GIVE_WAY: Duration = Duration::from_secs(2);
 /// What is written after a stop was asked for has this long in all.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
@@ -69,6 +71,7 @@ struct Key {
 struct Happening {
     key: Key,
     at: Timestamp,
+    recorded: Instant,
 }
 
 /// Records Events; cheap to clone.
@@ -76,6 +79,7 @@ struct Happening {
 pub struct Recorder {
     node: Arc<str>,
     queue: mpsc::Sender<Happening>,
+    attaching: watch::Sender<usize>,
     metrics: Arc<Metrics>,
 }
 
@@ -83,16 +87,29 @@ pub struct Recorder {
 #[derive(Debug)]
 pub struct Writer {
     queue: mpsc::Receiver<Happening>,
+    attaching: watch::Receiver<usize>,
     node: Arc<str>,
     metrics: Arc<Metrics>,
+}
+
+/// A pod is being attached until this is dropped; see [`Recorder::attaching`].
+#[derive(Debug)]
+pub struct Attaching(watch::Sender<usize>);
+
+impl Drop for Attaching {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
+    }
 }
 
 /// A recorder for `node`, and the writer that must be run for anything to appear.
 pub fn recorder(node: &str, metrics: Arc<Metrics>) -> (Recorder, Writer) {
     let (sender, receiver) = mpsc::channel(QUEUE);
     let node: Arc<str> = node.into();
-    let recorder = Recorder { node: Arc::clone(&node), queue: sender, metrics: Arc::clone(&metrics) };
-    (recorder, Writer { queue: receiver, node, metrics })
+    let (attaching, attachments) = watch::channel(0);
+    let recorder =
+        Recorder { node: Arc::clone(&node), queue: sender, attaching, metrics: Arc::clone(&metrics) };
+    (recorder, Writer { queue: receiver, attaching: attachments, node, metrics })
 }
 
 impl Recorder {
@@ -115,6 +132,13 @@ impl Recorder {
         self.record(subject, reason, note.into());
     }
 
+    /// Says that a pod is being attached: the API server has addresses and status to write, and Normal Events give way
+    /// to them, by two seconds at most.
+    pub fn attaching(&self) -> Attaching {
+        self.attaching.send_modify(|count| *count += 1);
+        Attaching(self.attaching.clone())
+    }
+
     /// Something happened to this node. Never waits.
     pub fn node(&self, reason: Reason, note: impl Into<String>) {
         let subject = Subject {
@@ -128,7 +152,7 @@ impl Recorder {
 
     fn record(&self, subject: Subject, reason: Reason, note: String) {
         let key = Key { subject, reason, note: shortened(note) };
-        if self.queue.try_send(Happening { key, at: Timestamp::now() }).is_err() {
+        if self.queue.try_send(Happening { key, at: Timestamp::now(), recorded: Instant::now() }).is_err() {
             self.metrics.add_event_dropped();
         }
     }
@@ -155,8 +179,8 @@ impl Writer {
         let mut work = Work {
             client,
             node_uid,
-            node: self.node,
-            metrics: self.metrics,
+            node: Arc::clone(&self.node),
+            metrics: Arc::clone(&self.metrics),
             known: Aggregator::new(),
             stop: stop.clone(),
         };
@@ -165,7 +189,10 @@ impl Writer {
             tokio::select! { biased;
                 () = stop.cancelled() => break,
                 happening = self.queue.recv() => match happening {
-                    Some(happening) => work.write(happening).await,
+                    Some(happening) => {
+                        self.give_way(&happening, &stop).await;
+                        work.write(happening).await;
+                    }
                     None => break,
                 },
                 _ = tick.tick() => work.flush().await,
@@ -179,6 +206,19 @@ impl Writer {
         };
         if tokio::time::timeout(LAST_WORDS, last_words).await.is_err() {
             debug!("events were left unwritten at the stop");
+        }
+    }
+
+    /// Waits while pods are being attached; not with a Warning, nor with many Events behind this one.
+    async fn give_way(&mut self, happening: &Happening, stop: &CancellationToken) {
+        if happening.key.reason.warning || self.queue.len() >= QUEUE / 2 {
+            return;
+        }
+        let idle = self.attaching.wait_for(|count| *count == 0);
+        tokio::select! { biased;
+            () = stop.cancelled() => {}
+            _ = idle => {}
+            () = tokio::time::sleep_until(happening.recorded + GIVE_WAY) => {}
         }
     }
 }
@@ -211,7 +251,7 @@ impl Work {
 
     /// Creates the object; waits out an API server that is away, within bounds.
     async fn create(&mut self, happening: Happening) {
-        let Happening { key, at } = happening;
+        let Happening { key, at, .. } = happening;
         let event = self.event(&key, at);
         let name = event.metadata.name.clone().unwrap_or_default();
         let api = self.api(&key);
@@ -314,6 +354,30 @@ mod tests {
         }
         let text = metrics.encode().expect("text is writable");
         assert!(text.contains("events_dropped_total 3"), "{text}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn normal_events_give_way_to_attachments_but_not_for_long() {
+        let (recorder, mut writer) = recorder("node-a", Metrics::new());
+        let stop = CancellationToken::new();
+        let mut waited = async |reason| {
+            recorder.pod_named("default", "p", "u", reason, "x");
+            let happening = writer.queue.recv().await.expect("it was recorded");
+            let since = Instant::now();
+            writer.give_way(&happening, &stop).await;
+            since.elapsed()
+        };
+        assert_eq!(waited(reason::ATTACHED_NETWORKS).await, Duration::ZERO, "nothing is under way");
+        let (one, two) = (recorder.attaching(), recorder.attaching());
+        assert_eq!(waited(reason::ATTACHED_NETWORKS).await, GIVE_WAY);
+        assert_eq!(waited(reason::ATTACH_FAILED).await, Duration::ZERO, "a Warning goes at once");
+        drop(one);
+        let ends = async {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            drop(two);
+        };
+        let (took, ()) = tokio::join!(waited(reason::ATTACHED_NETWORKS), ends);
+        assert_eq!(took, Duration::from_millis(300));
     }
 
     #[test]
