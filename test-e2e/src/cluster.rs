@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::core::v1::{Node, ServiceAccount};
 use kube::Api;
 
 pub use host::Host;
@@ -71,6 +71,7 @@ impl Cluster {
         let nodes = Self::start_nodes(&run, &switch, &plane, &images)?;
         let cluster = Self { run, switch, plane, nodes, images, started };
         cluster.wait_nodes_ready().await?;
+        cluster.wait_pods_possible().await?;
         cluster.progress(&format!("nodes are Ready: {}", cluster.describe_nodes()));
         Ok(cluster)
     }
@@ -113,6 +114,15 @@ impl Cluster {
             let list = api.list(&kube::api::ListParams::default()).await.context("listing nodes")?;
             let ready = list.items.iter().filter(|node| is_ready(node)).count();
             Ok((ready == self.nodes.len()).then_some(()))
+        })
+        .await
+    }
+
+    /// Waits until the controller manager has made what every pod of the namespace `default` needs.
+    async fn wait_pods_possible(&self) -> Result<()> {
+        let accounts: Api<ServiceAccount> = Api::namespaced(self.plane.client().await?, "default");
+        wait::until("the service account of pods is there", READY, || async {
+            Ok(accounts.get_opt("default").await.context("looking for the service account")?.map(drop))
         })
         .await
     }
