@@ -15,6 +15,7 @@ mod node;
 mod registry;
 pub mod workload;
 
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -31,7 +32,7 @@ pub use registry::Registry;
 use crate::control_plane::{ControlPlane, Options};
 use crate::run::Run;
 use crate::switch::Switch;
-use crate::{debs, tools, wait};
+use crate::{debs, paths, process, tools, wait};
 
 /// How long two nodes may take to be Ready once every binary is there.
 const READY: Duration = Duration::from_mins(1);
@@ -125,6 +126,13 @@ impl Cluster {
             Ok(accounts.get_opt("default").await.context("looking for the service account")?.map(drop))
         })
         .await
+    }
+
+    /// `trunkctl` as an administrator runs it outside the cluster.
+    pub fn trunkctl(&self, args: &[&str]) -> Result<String> {
+        let mut command = Command::new(paths::binary("trunkctl")?);
+        command.arg("--kubeconfig").arg(self.plane.kubeconfig()).args(args);
+        process::output(&mut command)
     }
 
     /// The node of this name.

@@ -3,7 +3,6 @@
 //!
 //! The tests share one cluster, each leaves it as it found it, and the run's guard process removes it at the end.
 
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -12,7 +11,6 @@ use tokio::sync::{Mutex, MutexGuard, OnceCell};
 use trunkline_e2e::cluster::workload::{self, Workload};
 use trunkline_e2e::cluster::{Cluster, ClusterNode, Registry};
 use trunkline_e2e::demo::{self, Snapshot};
-use trunkline_e2e::{paths, process};
 
 static CLUSTER: OnceCell<Mutex<Cluster>> = OnceCell::const_new();
 
@@ -247,7 +245,7 @@ async fn trunkctl_shows_every_node_bridge_port_pool_and_pod() -> Result<()> {
         ),
     ];
     for (kind, header, wanted) in tables {
-        let table = trunkctl(&cluster, &["get", kind])?;
+        let table = cluster.trunkctl(&["get", kind])?;
         ensure!(table.starts_with(header), "get {kind}: {table}");
         // Columns are as wide as their widest cell; what matters here is what stands in them.
         let lines: Vec<String> =
@@ -255,25 +253,19 @@ async fn trunkctl_shows_every_node_bridge_port_pool_and_pod() -> Result<()> {
         for text in wanted {
             ensure!(lines.iter().any(|line| line.contains(text)), "get {kind}: no \"{text}\" in\n{table}");
         }
-        let json: Value = serde_json::from_str(&trunkctl(&cluster, &["get", kind, "-o", "json"])?)?;
+        let json: Value = serde_json::from_str(&cluster.trunkctl(&["get", kind, "-o", "json"])?)?;
         let items = json.as_array().or_else(|| json["items"].as_array()).context("a list")?;
         ensure!(items.len() + 1 == table.lines().count(), "get {kind}: {} items\n{table}", items.len());
     }
     for (name, node) in pods {
-        let page = trunkctl(&cluster, &["describe", "pod", name])?;
+        let page = cluster.trunkctl(&["describe", "pod", name])?;
         for text in [node, "eth1", "default/vlan100", "br-secondary", "AttachedNetworks"] {
             ensure!(page.contains(text), "describe pod {name}: no {text} in\n{page}");
         }
     }
-    let missing = trunkctl(&cluster, &["describe", "pod", "nobody"]).expect_err("no such pod");
+    let missing = cluster.trunkctl(&["describe", "pod", "nobody"]).expect_err("no such pod");
     ensure!(format!("{missing:#}").contains("default/nobody"), "{missing:#}");
     workload::delete(&cluster, &pods.map(|(name, _)| name)).await
-}
-
-fn trunkctl(cluster: &Cluster, args: &[&str]) -> Result<String> {
-    let mut command = Command::new(paths::binary("trunkctl")?);
-    command.arg("--kubeconfig").arg(cluster.plane.kubeconfig()).args(args);
-    process::output(&mut command)
 }
 
 /// A client with a token like the one that the agent of this node has.

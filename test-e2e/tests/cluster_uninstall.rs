@@ -1,7 +1,6 @@
 //! Two ways on and one way off a real cluster: nodes with an Open vSwitch of their own, and uninstalling.
 
 use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -9,7 +8,7 @@ use serde_json::Value;
 use trunkline_e2e::cluster::workload::{self, Workload};
 use trunkline_e2e::cluster::{Cluster, ClusterNode, Install, rollout};
 use trunkline_e2e::process::{self, Process};
-use trunkline_e2e::{debs, demo, paths, wait};
+use trunkline_e2e::{debs, demo, wait};
 
 /// How long a refusal may take to be seen.
 const SEEN: Duration = Duration::from_mins(1);
@@ -161,10 +160,10 @@ async fn after_uninstalling_plain_pods_start_and_only_the_users_objects_are_left
         Workload::with_networks(name, node, "vlan100").create(&cluster)?;
     }
     workload::wait_running(&cluster, &["guest-1", "guest-2"]).await?;
-    let refusal = trunkctl(&cluster, &["uninstall", "cluster"]).expect_err("pods still have interfaces");
+    let refusal = cluster.trunkctl(&["uninstall", "cluster"]).expect_err("pods still have interfaces");
     ensure!(format!("{refusal:#}").contains("default/guest-1"), "{refusal:#}");
     workload::delete(&cluster, &["guest-1", "guest-2"]).await?;
-    trunkctl(&cluster, &["uninstall", "cluster", "--timeout", "90"])?;
+    cluster.trunkctl(&["uninstall", "cluster", "--timeout", "90"])?;
     cluster.wait_nodes_ready().await?;
     Workload::plain("after-1", "node-1").create(&cluster)?;
     Workload::plain("after-2", "node-2").create(&cluster)?;
@@ -186,12 +185,6 @@ async fn after_uninstalling_plain_pods_start_and_only_the_users_objects_are_left
     let ours = cluster.plane.kubectl(&["get", ours, "-o", "name"])?;
     ensure!(!ours.contains("trunkline"), "{ours}");
     cluster.run.teardown()
-}
-
-fn trunkctl(cluster: &Cluster, args: &[&str]) -> Result<String> {
-    let mut command = Command::new(paths::binary("trunkctl")?);
-    command.arg("--kubeconfig").arg(cluster.plane.kubeconfig()).args(args);
-    process::output(&mut command)
 }
 
 /// What of ours could be left on a node.
