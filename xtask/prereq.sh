@@ -16,6 +16,10 @@ need sysctl procps
 need modprobe kmod
 need dpkg-deb dpkg
 need mount mount
+# What compiles the tap programs: clang under any of its names, and libbpf's headers.
+command -v clang >/dev/null 2>&1 || command -v clang-14 >/dev/null 2>&1 || [ -n "${CLANG:-}" ] || need clang clang
+[ -e /usr/include/bpf/bpf_helpers.h ] || missing_packages="$missing_packages libbpf-dev"
+[ -e /usr/include/linux/bpf.h ] || missing_packages="$missing_packages linux-libc-dev"
 
 [ "$(id -u)" = 0 ] || { echo "prereq: run as root: the suites make network namespaces, mounts and cgroups" >&2; exit 1; }
 

@@ -12,6 +12,7 @@ pub mod conflist;
 pub mod desired;
 pub mod dump;
 pub mod dump_client;
+pub mod flows;
 pub mod gc;
 pub mod http;
 pub mod ipam_client;

@@ -11,7 +11,7 @@ use anyhow::bail;
 use super::{cargo, output};
 
 /// A crate, what it must not lead to, and why.
-const FORBIDDEN: [(&str, &[&str], &str); 4] = [
+const FORBIDDEN: [(&str, &[&str], &str); 5] = [
     (
         "trunkline-api",
         &[
@@ -35,6 +35,11 @@ const FORBIDDEN: [(&str, &[&str], &str); 4] = [
         "trunkline-ovs",
         &["kube", "kube-core", "kube-client", "k8s-openapi", "trunkline-api", "trunkline-ipam", "tonic"],
         "Open vSwitch's clients know neither Kubernetes nor pods",
+    ),
+    (
+        "trunkline-ebpf",
+        &["kube", "kube-core", "kube-client", "k8s-openapi", "tokio", "trunkline-api", "trunkline-ovs"],
+        "taps know interfaces and namespaces, neither pods nor bridges",
     ),
     (
         "trunkline-controller",

@@ -1,0 +1,261 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-2-Clause OR GPL-2.0
+/* The taps: count every frame of an interface, by tap and by flow. Never change, never drop, never decide: the
+ * verdict is always TCX_NEXT (== TC_ACT_UNSPEC). The one exception is `node_guard`, which is a program of its own.
+ *
+ * Exactness. A program reads the epoch once and uses that epoch's flow map and counters only. The reader flips the
+ * epoch, waits until no program that saw the old one can still run, and then has the old set for itself. So for
+ * every closed epoch, per tap and direction: flows + lost = counters.
+ *
+ * No lock and no atomic operation: the processor's number is in the flow key, and counters are per processor. TC
+ * programs run with bottom halves off, so none interrupts another on its own processor. */
+#include <linux/bpf.h>
+#include <linux/pkt_cls.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#include "layout.h"
+#include "parse.h"
+
+#define NEXT TC_ACT_UNSPEC
+
+#define TCP_SYN 0x02
+#define TCP_ACK 0x10
+#define HANDSHAKE_LIFETIME 60000000000ULL /* ns: an older one was never answered */
+
+/* The slot of the one tap that a copy of the programs serves, plus one; 0: found by the interface's index. */
+volatile const __u32 own_slot = 0;
+volatile const __u32 own_flags = 0;
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct control);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} tl_control SEC(".maps");
+
+/* Taps on the node's own interfaces, by interface index. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__type(key, __u32);
+	__type(value, struct tap);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} tl_taps SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 4096);
+	__type(key, __u32);
+	__type(value, struct tap_counters);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} tl_counters SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__type(key, struct flow_key);
+	__type(value, struct flow_value);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} tl_flows_0 SEC(".maps"), tl_flows_1 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, struct handshake_key);
+	__type(value, __u64);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} tl_handshakes SEC(".maps");
+
+/* The counters as the reader last took them, so that a closed epoch can be checked by whoever reads it next. The
+ * programs do not use it. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 4096);
+	__type(key, __u32);
+	__type(value, struct tap_counters);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} tl_drained SEC(".maps");
+
+static __always_inline struct flow_value *find(__u32 parity, const struct flow_key *key)
+{
+	if (parity)
+		return bpf_map_lookup_elem(&tl_flows_1, key);
+	return bpf_map_lookup_elem(&tl_flows_0, key);
+}
+
+static __always_inline long insert(__u32 parity, const struct flow_key *key, const struct flow_value *value)
+{
+	if (parity)
+		return bpf_map_update_elem(&tl_flows_1, key, value, BPF_NOEXIST);
+	return bpf_map_update_elem(&tl_flows_0, key, value, BPF_NOEXIST);
+}
+
+/* The round trip of a handshake, from what the pod sent to the answer that it received: SYN to SYN-ACK where the
+ * pod called, SYN-ACK to ACK where it was called. 0 where this packet ends none, or a repeated SYN made it
+ * ambiguous (Karn). */
+static __noinline __u32 round_trip(const struct flow_key *flow, __u32 flags)
+{
+	struct handshake_key key = {};
+	__u64 now, *since;
+	__u32 rtt = 0;
+
+	if (!flow)
+		return 0;
+	key.tap = flow->tap;
+	key.outer = flow->outer;
+	key.inner = flow->inner;
+	if (flow->direction == SENT) {
+		__u64 start;
+
+		__builtin_memcpy(key.src, flow->src, sizeof(key.src));
+		__builtin_memcpy(key.dst, flow->dst, sizeof(key.dst));
+		key.sport = flow->sport;
+		key.dport = flow->dport;
+		start = bpf_ktime_get_ns();
+		since = bpf_map_lookup_elem(&tl_handshakes, &key);
+		if (since && *since && start - *since < HANDSHAKE_LIFETIME)
+			start = 0;
+		bpf_map_update_elem(&tl_handshakes, &key, &start, BPF_ANY);
+		return 0;
+	}
+	__builtin_memcpy(key.src, flow->dst, sizeof(key.src));
+	__builtin_memcpy(key.dst, flow->src, sizeof(key.dst));
+	key.sport = flow->dport;
+	key.dport = flow->sport;
+	since = bpf_map_lookup_elem(&tl_handshakes, &key);
+	if (!since)
+		return 0;
+	now = bpf_ktime_get_ns();
+	if (*since && now - *since < 0xffffffff)
+		rtt = now - *since;
+	bpf_map_delete_elem(&tl_handshakes, &key);
+	return rtt;
+}
+
+/* Whether this packet begins or ends a leg of a handshake. Cheap: true for a few packets of a connection. */
+static __always_inline int of_handshake(__u8 direction, __u16 flags, __u16 seen_before)
+{
+	if (direction == SENT)
+		return flags & TCP_SYN;
+	return (flags & TCP_ACK) && !(seen_before & TCP_ACK);
+}
+
+static __always_inline int observe(struct __sk_buff *skb, __u32 leaving_device)
+{
+	struct flow_key key = {};
+	struct about about = {};
+	struct flow_value *flow;
+	struct tap_counters *counters;
+	struct control *control;
+	__u8 mac[12] = {};
+	__u32 zero = 0, flags, parity, index, length, segments, wire;
+	__u64 now;
+
+	if (own_slot) {
+		key.tap = own_slot - 1;
+		flags = own_flags;
+	} else {
+		__u32 ifindex = skb->ifindex;
+		struct tap *tap = bpf_map_lookup_elem(&tl_taps, &ifindex);
+
+		if (!tap)
+			return NEXT;
+		key.tap = tap->slot;
+		flags = tap->flags;
+	}
+	key.direction = (flags & TAP_HOST_SIDE) ? !leaving_device : leaving_device;
+	key.cpu = bpf_get_smp_processor_id();
+	parse(skb, !(flags & TAP_NO_ETHERNET), &key, &about, mac);
+
+	length = skb->len;
+	segments = 1;
+	if (skb->gso_size) {
+		segments = skb->gso_segs;
+		if (!segments && length > about.headers)
+			segments = (length - about.headers + skb->gso_size - 1) / skb->gso_size;
+		if (!segments)
+			segments = 1;
+	}
+	wire = length + (segments - 1) * about.headers;
+	if (about.accelerated)
+		wire += segments * 4;
+
+	control = bpf_map_lookup_elem(&tl_control, &zero);
+	if (!control)
+		return NEXT;
+	parity = *(volatile __u32 *)&control->epoch & 1;
+	index = ((__u32)key.tap << 2) | (key.direction << 1) | parity;
+	counters = bpf_map_lookup_elem(&tl_counters, &index);
+	if (!counters)
+		return NEXT;
+	counters->skbs += 1;
+	counters->bytes += length;
+	counters->packets += segments;
+	counters->wire_bytes += wire;
+
+	now = bpf_ktime_get_coarse_ns();
+	flow = find(parity, &key);
+	if (flow) {
+		flow->skbs += 1;
+		flow->bytes += length;
+		flow->packets += segments;
+		flow->wire_bytes += wire;
+		flow->last = now;
+		flow->seen |= about.seen;
+		if (about.tcp_flags) {
+			if (of_handshake(key.direction, about.tcp_flags, flow->tcp_flags)) {
+				__u32 rtt = round_trip(&key, about.tcp_flags);
+
+				if (rtt)
+					flow->rtt = rtt;
+			}
+			flow->tcp_flags |= about.tcp_flags;
+		}
+		return NEXT;
+	}
+
+	struct flow_value value = {
+		.skbs = 1,
+		.bytes = length,
+		.packets = segments,
+		.wire_bytes = wire,
+		.first = now,
+		.last = now,
+		.tcp_flags = about.tcp_flags,
+		.tos = about.tos,
+		.seen = about.seen,
+	};
+	__builtin_memcpy(value.dst_mac, mac, 6);
+	__builtin_memcpy(value.src_mac, mac + 6, 6);
+	if (about.tcp_flags && of_handshake(key.direction, about.tcp_flags, 0))
+		value.rtt = round_trip(&key, about.tcp_flags);
+	if (insert(parity, &key, &value)) {
+		counters->lost_skbs += 1;
+		counters->lost_bytes += length;
+		counters->lost_packets += segments;
+		counters->lost_wire_bytes += wire;
+	}
+	return NEXT;
+}
+
+/* What the device receives. */
+SEC("classifier") int tap_ingress(struct __sk_buff *skb)
+{
+	return observe(skb, 0);
+}
+
+/* What the device sends. */
+SEC("classifier") int tap_egress(struct __sk_buff *skb)
+{
+	return observe(skb, 1);
+}
+
+/* Behind the tap of a pod's port on a userspace bridge: the switch has its copy from the packet socket already, and
+ * the node's own stack must not have the frame. */
+SEC("classifier") int node_guard(struct __sk_buff *skb)
+{
+	return TC_ACT_SHOT;
+}
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";

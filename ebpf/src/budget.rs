@@ -1,0 +1,140 @@
+//! The memory rule: how many flows a budget holds.
+//!
+//! Pure arithmetic over the kernel's own sizes (`kernel/bpf/hashtab.c`, `kernel/bpf/arraymap.c`), so that what is
+//! printed at start is what the maps take, and memory does not grow with the processors' number but for counters.
+
+use crate::layout::{RawCounters, RawKey, RawValue};
+
+/// `struct htab_elem` before the key: list node, LRU node, hash.
+const HASH_ELEMENT: u64 = 48;
+/// `struct bucket`.
+const BUCKET: u64 = 16;
+/// A flow in the reader's table: key, totals, name, bookkeeping, and the table's own slack.
+const TABLE_ENTRY: u64 = 320;
+/// Handshakes under way that are remembered.
+pub(crate) const HANDSHAKES: u32 = 8192;
+const HANDSHAKE: u64 = HASH_ELEMENT + 48 + 8 + BUCKET;
+/// Fewer flows than this are of no use to anybody.
+const FEWEST_FLOWS: u64 = 1024;
+
+/// What the operator allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Budget {
+    /// Bytes for maps of both epochs and the reader's table.
+    pub bytes: u64,
+    /// Most taps at once, 1–16,384.
+    pub taps: u16,
+    /// Processors that the kernel may ever use.
+    pub processors: u32,
+}
+
+/// What follows from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capacity {
+    /// Flow entries of each epoch's map. A flow takes one for every processor that sees it.
+    pub flows: u32,
+    /// Taps.
+    pub taps: u16,
+    /// Bytes of all maps, filled or not: they are allocated ahead.
+    pub map_bytes: u64,
+    /// Bytes that the reader's table may take.
+    pub table_bytes: u64,
+}
+
+/// The budget is too small.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "a memory budget of {} MiB does not hold {FEWEST_FLOWS} flows beside the counters of {taps} taps on {processors} \
+     processors: give at least {} MiB, or fewer taps",
+    bytes >> 20,
+    needed.div_ceil(1 << 20)
+)]
+pub struct BudgetError {
+    bytes: u64,
+    taps: u16,
+    processors: u32,
+    needed: u64,
+}
+
+impl Budget {
+    /// The most flows that fit.
+    pub fn capacity(self) -> Result<Capacity, BudgetError> {
+        let fixed = self.fixed();
+        let room = self.bytes.saturating_sub(fixed);
+        // Buckets are a power of two, so the answer is found from above.
+        let mut flows = room / (2 * element() + TABLE_ENTRY);
+        while flows > 0 && 2 * flow_map(flows) + flows * TABLE_ENTRY > room {
+            flows -= (flows / 256).max(1);
+        }
+        if flows < FEWEST_FLOWS {
+            let needed = fixed + 2 * flow_map(FEWEST_FLOWS) + FEWEST_FLOWS * TABLE_ENTRY;
+            return Err(BudgetError {
+                bytes: self.bytes,
+                taps: self.taps,
+                processors: self.processors,
+                needed,
+            });
+        }
+        Ok(self.with_flows(u32::try_from(flows).unwrap_or(u32::MAX)))
+    }
+
+    /// A given number of flows, whatever the budget says: for tests and measurements.
+    #[must_use]
+    pub fn with_flows(self, flows: u32) -> Capacity {
+        Capacity {
+            flows,
+            taps: self.taps,
+            map_bytes: self.fixed() + 2 * flow_map(u64::from(flows)),
+            table_bytes: u64::from(flows) * TABLE_ENTRY,
+        }
+    }
+
+    /// Counters, the registry of taps, handshakes.
+    fn fixed(self) -> u64 {
+        let taps = u64::from(self.taps);
+        let counters = taps * 4 * (size_of::<RawCounters>() as u64 * u64::from(self.processors) + 8);
+        let drained = taps * 4 * size_of::<RawCounters>() as u64;
+        let registry = taps * (HASH_ELEMENT + 16 + BUCKET);
+        counters + drained + registry + u64::from(HANDSHAKES) * HANDSHAKE
+    }
+}
+
+fn element() -> u64 {
+    HASH_ELEMENT + (size_of::<RawKey>() + size_of::<RawValue>()) as u64
+}
+
+fn flow_map(flows: u64) -> u64 {
+    flows * element() + flows.next_power_of_two() * BUCKET
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DEFAULT: Budget = Budget { bytes: 64 << 20, taps: 1024, processors: 2 };
+
+    #[test]
+    fn the_default_budget_holds_what_it_says() {
+        let capacity = DEFAULT.capacity().expect("64 MiB");
+        assert!((80_000..120_000).contains(&capacity.flows), "{capacity:?}");
+        assert!(capacity.map_bytes + capacity.table_bytes <= DEFAULT.bytes, "{capacity:?}");
+    }
+
+    #[test]
+    fn memory_does_not_grow_with_processors_but_for_counters() {
+        let many = Budget { processors: 128, ..DEFAULT }.capacity().expect("64 MiB");
+        let few = DEFAULT.capacity().expect("64 MiB");
+        let counters = 126 * 64 * 4 * 1024;
+        assert!(many.map_bytes + many.table_bytes <= DEFAULT.bytes, "{many:?}");
+        let flows_for_counters = u32::try_from(counters / (2 * element() + TABLE_ENTRY)).expect("small");
+        assert!(many.flows + flows_for_counters + 4096 > few.flows, "{many:?} {few:?}");
+    }
+
+    #[test]
+    fn a_budget_that_is_too_small_says_what_would_do() {
+        let error = Budget { bytes: 1 << 20, ..DEFAULT }.capacity().expect_err("too small");
+        assert!(error.to_string().contains("give at least 3 MiB"), "{error}");
+        let enough = Budget { bytes: 3 << 20, ..DEFAULT }.capacity().expect("what the message said");
+        assert!(enough.flows >= 1024, "{enough:?}");
+    }
+}

@@ -1,0 +1,31 @@
+//! Taps: TC programs that count every frame of an interface by tap and by flow, their lifecycle, and their reader.
+//!
+//! ```text
+//!  frame ─► tap_ingress / tap_egress ─► counters of (slot, direction, parity)
+//!             (src/bpf/taps.c)       └► flow map of the epoch's parity ─┐
+//!                                                                        ▼
+//!            TapSet: maps and links, pinned      Reader: flip, wait, read, clear ─► ClosedEpoch
+//! ```
+//!
+//! A *slot* is what the programs know a tap by; who a slot belongs to is the caller's knowledge. Knows interfaces,
+//! namespaces and bpffs. Must never know Kubernetes, pods or bridges, and never enters a namespace by itself.
+
+mod attach;
+mod budget;
+mod error;
+mod flow;
+mod layout;
+mod object;
+mod reader;
+mod set;
+mod sys;
+
+pub use attach::{Hook, LinkState, TapLinks};
+pub use budget::{Budget, BudgetError, Capacity};
+pub use error::TapError;
+pub use flow::{
+    ClosedEpoch, Conversation, Counters, Direction, FlowKey, FlowTotals, Slot, Tag, TapTotals, Totals,
+};
+pub use object::{Programs, Ways};
+pub use reader::Reader;
+pub use set::{Tap, TapSet};

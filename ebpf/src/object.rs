@@ -1,0 +1,104 @@
+//! The compiled programs, and loading them into the kernel over pinned maps.
+//!
+//! Owns the embedded object. One copy of the programs serves all taps of the node's own namespace; an interface
+//! elsewhere gets a copy of its own, which carries its slot as a constant. All copies share the same maps.
+
+use std::path::Path;
+
+use aya::programs::{ProgramError, SchedClassifier};
+use aya::{Ebpf, EbpfLoader};
+use sha2::{Digest, Sha256};
+
+use crate::budget::{Capacity, HANDSHAKES};
+use crate::error::TapError;
+use crate::flow::Slot;
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/taps.o"));
+/// Any change of what maps hold changes this text, and with it the folder of the pins.
+static LAYOUT: &str = include_str!("bpf/layout.h");
+
+/// How a tap can be attached on this kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ways {
+    /// TCX links, kernel 6.6 and newer: several programs share an interface in order.
+    Tcx,
+    /// A filter on the clsact qdisc, before that.
+    Clsact,
+}
+
+impl Ways {
+    /// By the running kernel's version.
+    pub fn of_kernel() -> Self {
+        let since = aya::util::KernelVersion::new(6, 6, 0);
+        let tcx = aya::util::KernelVersion::current().is_ok_and(|running| running >= since);
+        if tcx { Self::Tcx } else { Self::Clsact }
+    }
+}
+
+/// A copy of the programs in the kernel.
+pub struct Programs {
+    ebpf: Ebpf,
+}
+
+/// The tap on what a device receives.
+pub(crate) const INGRESS: &str = "tap_ingress";
+/// The tap on what a device sends.
+pub(crate) const EGRESS: &str = "tap_egress";
+/// The drop behind the tap, for userspace bridges.
+pub(crate) const GUARD: &str = "node_guard";
+
+impl Programs {
+    /// Loads a copy over the maps pinned in `maps`, which are made where they are missing. With a slot, the copy
+    /// serves that tap alone, on whatever interface it is attached to.
+    pub(crate) fn load(maps: &Path, capacity: &Capacity, own: Option<(Slot, u16)>) -> Result<Self, TapError> {
+        let mut loader = EbpfLoader::new();
+        loader
+            .default_map_pin_directory(maps)
+            .map_max_entries("tl_flows_0", capacity.flows)
+            .map_max_entries("tl_flows_1", capacity.flows)
+            .map_max_entries("tl_taps", u32::from(capacity.taps))
+            .map_max_entries("tl_counters", u32::from(capacity.taps) * 4)
+            .map_max_entries("tl_drained", u32::from(capacity.taps) * 4)
+            .map_max_entries("tl_handshakes", HANDSHAKES);
+        let (slot, flags) = own.map_or((0, 0), |(slot, flags)| (u32::from(slot.0) + 1, u32::from(flags)));
+        loader.override_global("own_slot", &slot, true).override_global("own_flags", &flags, true);
+        let mut ebpf = loader.load(OBJECT).map_err(|error| TapError::Load(Box::new(error)))?;
+        for name in [INGRESS, EGRESS, GUARD] {
+            let failed = |source| TapError::Program { program: name, source: Box::new(source) };
+            program(&mut ebpf, name).and_then(SchedClassifier::load).map_err(failed)?;
+        }
+        Ok(Self { ebpf })
+    }
+
+    /// One of the three programs.
+    pub(crate) fn program(&mut self, name: &'static str) -> Result<&mut SchedClassifier, TapError> {
+        program(&mut self.ebpf, name)
+            .map_err(|source| TapError::Program { program: name, source: Box::new(source) })
+    }
+
+    /// The programs for tests and measurements: receiving, sending.
+    pub fn taps(&mut self) -> Result<(&SchedClassifier, &SchedClassifier), TapError> {
+        self.program(INGRESS)?;
+        self.program(EGRESS)?;
+        let found = |name| {
+            let program: Result<&SchedClassifier, ProgramError> =
+                self.ebpf.program(name).ok_or(ProgramError::NotLoaded).and_then(TryInto::try_into);
+            program.map_err(|source| TapError::Program { program: "tap", source: Box::new(source) })
+        };
+        Ok((found(INGRESS)?, found(EGRESS)?))
+    }
+}
+
+fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier, ProgramError> {
+    ebpf.program_mut(name).ok_or(ProgramError::NotLoaded)?.try_into()
+}
+
+/// Names the set of maps that this layout and this capacity make: sixteen hexadecimal digits.
+pub(crate) fn set_name(capacity: &Capacity) -> String {
+    let mut hash = Sha256::new();
+    hash.update(LAYOUT);
+    hash.update(capacity.flows.to_le_bytes());
+    hash.update(capacity.taps.to_le_bytes());
+    let digest = hash.finalize();
+    digest.iter().take(8).fold(String::new(), |name, byte| name + &format!("{byte:02x}"))
+}

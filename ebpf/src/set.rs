@@ -1,0 +1,304 @@
+//! All taps of a node: one set of pinned maps, the programs over it, and the slots.
+//!
+//! ```text
+//!  <root>/<layout and capacity>/maps/tl_*              what programs and reader share
+//!                              /taps/<slot>_<name>/…   links: ingress, egress, guard
+//! ```
+//!
+//! What is pinned is the truth: a new process finds its taps, its counters and its undrained flows there. A slot that
+//! was given up keeps its folder, empty, until a drain has passed: nobody else may own what it still counted.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::fd::AsFd as _;
+use std::path::{Path, PathBuf};
+
+use aya::maps::{HashMap, MapData};
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+
+use crate::attach::{Hook, LinkState, TapLinks, pin_error};
+use crate::budget::Capacity;
+use crate::error::TapError;
+use crate::flow::Slot;
+use crate::layout::{RawTap, TAP_HOST_SIDE, TAP_NO_ETHERNET};
+use crate::object::{Programs, set_name};
+use crate::reader::Reader;
+use crate::sys;
+
+/// What to tap, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tap {
+    /// The caller's name for it: unique, at most 60 bytes, of what an interface's name may hold and `@`.
+    pub name: String,
+    /// The interface, in the namespace of the thread that attaches.
+    pub interface: String,
+    /// Its index there.
+    pub ifindex: u32,
+    /// Whether it is the node's end of a pair: what it receives, the pod sent.
+    pub host_side: bool,
+    /// Whether its frames have no Ethernet header.
+    pub no_ethernet: bool,
+    /// Whether what it receives must not reach the stack that it is in.
+    pub guarded: bool,
+}
+
+impl Tap {
+    fn flags(&self) -> u16 {
+        let side = if self.host_side { TAP_HOST_SIDE } else { 0 };
+        let form = if self.no_ethernet { TAP_NO_ETHERNET } else { 0 };
+        side | form
+    }
+
+    fn hooks(&self) -> impl Iterator<Item = Hook> {
+        let guarded = self.guarded;
+        Hook::ALL.into_iter().filter(move |hook| guarded || *hook != Hook::Guard)
+    }
+}
+
+/// All taps of a node.
+pub struct TapSet {
+    folder: PathBuf,
+    capacity: Capacity,
+    programs: Programs,
+    tags: [[u8; 8]; 3],
+    registry: HashMap<MapData, u32, RawTap>,
+    taps: BTreeMap<Slot, TapLinks>,
+    given_up: BTreeMap<Slot, TapLinks>,
+}
+
+impl TapSet {
+    /// Loads the programs, over the maps that an earlier process left where they have this layout and capacity, and
+    /// finds its taps. `root` is a folder of ours on a bpffs; it is made when it is missing.
+    pub fn open(root: &Path, capacity: Capacity) -> Result<Self, TapError> {
+        let folder = root.join(set_name(&capacity));
+        for part in ["maps", "taps"] {
+            let path = folder.join(part);
+            fs::create_dir_all(&path).map_err(pin_error("create", &path))?;
+        }
+        let on_bpffs = statfs(&folder).is_ok_and(|found| found.filesystem_type() == BPF_FS_MAGIC);
+        if !on_bpffs {
+            return Err(TapError::NotBpffs { path: root.to_owned() });
+        }
+        let mut programs = Programs::load(&folder.join("maps"), &capacity, None)?;
+        let tags = tags_of(&mut programs)?;
+        let registry = registry(&folder)?;
+        let mut set = Self {
+            folder,
+            capacity,
+            programs,
+            tags,
+            registry,
+            taps: BTreeMap::new(),
+            given_up: BTreeMap::new(),
+        };
+        set.find()?;
+        Ok(set)
+    }
+
+    fn find(&mut self) -> Result<(), TapError> {
+        let path = self.folder.join("taps");
+        let entries = fs::read_dir(&path).map_err(pin_error("read", &path))?;
+        for entry in entries {
+            let found = entry.map_err(pin_error("read", &path))?.path();
+            let empty = fs::read_dir(&found).map_err(pin_error("read", &found))?.next().is_none();
+            let Some(links) = TapLinks::of_folder(found) else { continue };
+            let list = if empty { &mut self.given_up } else { &mut self.taps };
+            list.insert(links.slot, links);
+        }
+        Ok(())
+    }
+
+    /// How much it holds.
+    pub fn capacity(&self) -> &Capacity {
+        &self.capacity
+    }
+
+    /// The reader of these maps. There must be one at a time.
+    pub fn reader(&self) -> Result<Reader, TapError> {
+        Reader::open(&self.folder.join("maps"), self.capacity)
+    }
+
+    /// The taps that are pinned, attached or not.
+    pub fn taps(&self) -> impl Iterator<Item = (Slot, &str)> {
+        self.taps.values().map(|links| (links.slot, links.name.as_str()))
+    }
+
+    /// Whether a tap's links are all on this interface and run these programs.
+    pub fn state(&self, slot: Slot, wanted: &Tap) -> Result<LinkState, TapError> {
+        let Some(links) = self.taps.get(&slot) else { return Ok(LinkState::Gone) };
+        let mut worst = LinkState::Attached { ifindex: wanted.ifindex };
+        for hook in wanted.hooks() {
+            match links.state(hook, self.tag(hook))? {
+                LinkState::Attached { ifindex } if ifindex == wanted.ifindex => {}
+                LinkState::OtherProgram { ifindex } if ifindex == wanted.ifindex => {
+                    worst = LinkState::OtherProgram { ifindex };
+                }
+                _ => return Ok(LinkState::Gone),
+            }
+        }
+        Ok(worst)
+    }
+
+    fn tag(&self, hook: Hook) -> [u8; 8] {
+        self.tags[hook as usize]
+    }
+
+    /// Makes a tap as wanted: attaches what is missing, replaces programs of another version without a gap, leaves
+    /// what is right. Repeating it is harmless, and so is dying anywhere in it.
+    ///
+    /// For an interface of the node's own namespace. Elsewhere it is [`Self::ensure_inside`].
+    pub fn ensure(&mut self, tap: &Tap) -> Result<Slot, TapError> {
+        let links = self.links_of(&tap.name)?;
+        let entry = RawTap { slot: links.slot.0, flags: tap.flags() };
+        self.registry.insert(tap.ifindex, entry, 0).map_err(map_error("tl_taps"))?;
+        for hook in tap.hooks() {
+            match links.state(hook, self.tag(hook))? {
+                LinkState::Attached { ifindex } if ifindex == tap.ifindex => {}
+                LinkState::OtherProgram { ifindex } if ifindex == tap.ifindex => {
+                    links.replace_program(&mut self.programs, hook)?;
+                }
+                _ => links.attach(&mut self.programs, hook, &tap.interface)?,
+            }
+        }
+        if !tap.guarded {
+            links.detach(Hook::Guard)?;
+        }
+        Ok(links.slot)
+    }
+
+    /// As [`Self::ensure`], for an interface of another namespace. `enter` runs the attaching on a thread that is in
+    /// that namespace; the copy of the programs that it gets knows the slot by itself.
+    pub fn ensure_inside<T>(
+        &mut self,
+        tap: &Tap,
+        enter: impl FnOnce(Box<dyn FnOnce() -> Result<(), TapError> + Send>) -> T,
+    ) -> Result<(Slot, Option<T>), TapError> {
+        let links = self.links_of(&tap.name)?;
+        let mut missing = Vec::new();
+        for hook in tap.hooks() {
+            match links.state(hook, self.tag(hook))? {
+                LinkState::Attached { ifindex } if ifindex == tap.ifindex => {}
+                _ => missing.push(hook),
+            }
+        }
+        if missing.is_empty() {
+            return Ok((links.slot, None));
+        }
+        let own = Some((links.slot, tap.flags()));
+        let mut programs = Programs::load(&self.folder.join("maps"), &self.capacity, own)?;
+        let (slot, interface) = (links.slot, tap.interface.clone());
+        let job = move || missing.iter().try_for_each(|hook| links.attach(&mut programs, *hook, &interface));
+        Ok((slot, Some(enter(Box::new(job)))))
+    }
+
+    /// The folder of this name, made with a free slot when there is none.
+    fn links_of(&mut self, name: &str) -> Result<TapLinks, TapError> {
+        if let Some(links) = self.taps.values().find(|links| links.name == name) {
+            return Ok(links.clone());
+        }
+        let taken = |slot: &u16| {
+            let slot = Slot(*slot);
+            self.taps.contains_key(&slot) || self.given_up.contains_key(&slot)
+        };
+        let free = (0..self.capacity.taps).find(|slot| !taken(slot));
+        let slot = Slot(free.ok_or(TapError::NoSlot { taps: self.capacity.taps })?);
+        let links = TapLinks::at(&self.folder.join("taps"), slot, name);
+        links.create_folder()?;
+        self.taps.insert(slot, links.clone());
+        Ok(links)
+    }
+
+    /// Takes a tap off. What it counted stays until [`Self::forget`]; its slot is not given to another before.
+    pub fn give_up(&mut self, slot: Slot) -> Result<(), TapError> {
+        let Some(links) = self.taps.get(&slot).cloned() else { return Ok(()) };
+        for hook in Hook::ALL {
+            links.detach(hook)?;
+        }
+        let indices: Vec<u32> = self
+            .registry
+            .iter()
+            .flatten()
+            .filter(|(_, tap)| tap.slot == slot.0)
+            .map(|(index, _)| index)
+            .collect();
+        for index in indices {
+            self.registry.remove(&index).map_err(map_error("tl_taps"))?;
+        }
+        self.taps.remove(&slot);
+        self.given_up.insert(slot, links);
+        Ok(())
+    }
+
+    /// Slots that were given up and wait for a drain.
+    pub fn given_up(&self) -> impl Iterator<Item = (Slot, &str)> {
+        self.given_up.values().map(|links| (links.slot, links.name.as_str()))
+    }
+
+    /// Frees a slot whose last flows have been read: to be called when both parities were drained since it was given
+    /// up.
+    pub fn forget(&mut self, slot: Slot, reader: &mut Reader) -> Result<(), TapError> {
+        let Some(links) = self.given_up.get(&slot) else { return Ok(()) };
+        reader.zero(slot)?;
+        links.remove_folder()?;
+        self.given_up.remove(&slot);
+        Ok(())
+    }
+
+    /// The programs themselves, for tests and measurements.
+    pub fn programs(&mut self) -> &mut Programs {
+        &mut self.programs
+    }
+
+    /// Registers a slot for an interface without attaching anything: programs then count what a test run gives them.
+    pub fn register(&mut self, tap: &Tap) -> Result<Slot, TapError> {
+        let links = self.links_of(&tap.name)?;
+        let entry = RawTap { slot: links.slot.0, flags: tap.flags() };
+        self.registry.insert(tap.ifindex, entry, 0).map_err(map_error("tl_taps"))?;
+        Ok(links.slot)
+    }
+
+    /// Takes everything off and removes every pin of this set.
+    pub fn destroy(mut self) -> Result<(), TapError> {
+        let slots: Vec<Slot> = self.taps.keys().copied().collect();
+        slots.into_iter().try_for_each(|slot| self.give_up(slot))?;
+        for links in self.given_up.values() {
+            links.remove_folder()?;
+        }
+        remove_set(&self.folder)
+    }
+}
+
+/// Removes a set's folder with whatever is pinned in it.
+pub(crate) fn remove_set(folder: &Path) -> Result<(), TapError> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(pin_error("remove", folder)(error)),
+        _ => Ok(()),
+    }
+}
+
+fn tags_of(programs: &mut Programs) -> Result<[[u8; 8]; 3], TapError> {
+    let mut tags = [[0; 8]; 3];
+    for (tag, name) in
+        tags.iter_mut().zip([crate::object::INGRESS, crate::object::EGRESS, crate::object::GUARD])
+    {
+        let program = programs.program(name)?;
+        let failed = |source| TapError::Program { program: name, source: Box::new(source) };
+        let fd = program.fd().map_err(failed)?;
+        *tag = sys::program_tag(fd.as_fd()).map_err(|source| TapError::Call {
+            what: "inspect the programs of",
+            map: "tl_taps",
+            source,
+        })?;
+    }
+    Ok(tags)
+}
+
+fn registry(folder: &Path) -> Result<HashMap<MapData, u32, RawTap>, TapError> {
+    let failed = map_error("tl_taps");
+    let data = MapData::from_pin(folder.join("maps/tl_taps")).map_err(&failed)?;
+    HashMap::try_from(aya::maps::Map::HashMap(data)).map_err(failed)
+}
+
+pub(crate) fn map_error(map: &'static str) -> impl Fn(aya::maps::MapError) -> TapError {
+    move |source| TapError::Map { map, source: Box::new(source) }
+}

@@ -1,0 +1,288 @@
+//! The bpf(2) calls that aya has no word for: batches over a map, and what a link is attached to.
+//!
+//! Owns raw attributes; nothing outside sees one. Sizes of keys and values come from the types. Numbers and layouts
+//! are those of `include/uapi/linux/bpf.h`.
+#![expect(unsafe_code, reason = "bpf(2) has no safe wrapper for these commands")]
+
+use std::ffi::CString;
+use std::fs;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use aya::Pod;
+
+const BPF_MAP_CREATE: libc::c_long = 0;
+const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
+const BPF_OBJ_GET: libc::c_long = 7;
+const BPF_PROG_GET_FD_BY_ID: libc::c_long = 13;
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
+const BPF_MAP_LOOKUP_AND_DELETE_BATCH: libc::c_long = 25;
+
+const BPF_MAP_TYPE_ARRAY: u32 = 2;
+const BPF_MAP_TYPE_ARRAY_OF_MAPS: u32 = 12;
+const BPF_LINK_TYPE_TCX: u32 = 11;
+
+/// Hash buckets are copied whole: what does not fit is asked for again with more room (ENOSPC).
+const BATCH: usize = 4096;
+
+fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<i32> {
+    // SAFETY: `attr` is a repr(C) prefix of `union bpf_attr` for this command, its size is given, and every pointer
+    // in it refers to memory that outlives the call and has the length that the command uses.
+    let answer = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<T>()) };
+    if answer < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(i32::try_from(answer).unwrap_or(i32::MAX))
+}
+
+fn owned(fd: i32) -> OwnedFd {
+    // SAFETY: the kernel has just given us this descriptor; nobody else knows it.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct BatchAttr {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map_fd: u32,
+    elem_flags: u64,
+    flags: u64,
+}
+
+fn address<T>(memory: &mut [T]) -> u64 {
+    memory.as_mut_ptr() as u64
+}
+
+/// Visits every entry of a hash map that nobody writes to, without taking any out.
+pub(crate) fn for_each<K: Pod + Default, V: Pod + Default>(
+    map: BorrowedFd<'_>,
+    visit: impl FnMut(&K, &V),
+) -> io::Result<usize> {
+    walk(BPF_MAP_LOOKUP_BATCH, map, visit)
+}
+
+/// Empties a hash map that nobody writes to. Says how many entries there were.
+pub(crate) fn clear<K: Pod + Default, V: Pod + Default>(map: BorrowedFd<'_>) -> io::Result<usize> {
+    walk::<K, V>(BPF_MAP_LOOKUP_AND_DELETE_BATCH, map, |_, _| ())
+}
+
+fn walk<K: Pod + Default, V: Pod + Default>(
+    command: libc::c_long,
+    map: BorrowedFd<'_>,
+    mut visit: impl FnMut(&K, &V),
+) -> io::Result<usize> {
+    let mut keys = vec![K::default(); BATCH];
+    let mut values = vec![V::default(); BATCH];
+    let (mut from, mut to) = ([0_u32; 2], [0_u32; 2]);
+    let (mut total, mut started) = (0, false);
+    loop {
+        let mut attr = BatchAttr {
+            in_batch: if started { address(&mut from) } else { 0 },
+            out_batch: address(&mut to),
+            keys: address(&mut keys),
+            values: address(&mut values),
+            count: u32::try_from(keys.len()).unwrap_or(u32::MAX),
+            map_fd: map.as_raw_fd().unsigned_abs(),
+            ..BatchAttr::default()
+        };
+        let answer = bpf(command, &mut attr);
+        let last = match &answer {
+            Ok(_) => false,
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
+            Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => {
+                let room = keys.len() * 2;
+                keys.resize(room, K::default());
+                values.resize(room, V::default());
+                continue;
+            }
+            Err(error) if error.raw_os_error() == Some(libc::EINTR) => continue,
+            Err(_) => return answer.map(|_| total),
+        };
+        let count = (attr.count as usize).min(keys.len());
+        for (key, value) in keys[..count].iter().zip(&values) {
+            visit(key, value);
+        }
+        total += count;
+        if last {
+            return Ok(total);
+        }
+        (from, started) = (to, true);
+    }
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct MapCreateAttr {
+    map_type: u32,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+    map_flags: u32,
+    inner_map_fd: u32,
+    numa_node: u32,
+    map_name: [u8; 16],
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct MapElemAttr {
+    map_fd: u32,
+    pad: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+/// Waits until no BPF program that runs now can still be running. An update of a map of maps does that in the kernel
+/// (`maybe_wait_bpf_programs` in `kernel/bpf/syscall.c`): it is documented as the way to wait (commit 1ae80cf31938).
+pub(crate) struct Barrier {
+    outer: OwnedFd,
+    inner: OwnedFd,
+}
+
+impl Barrier {
+    pub(crate) fn new() -> io::Result<Self> {
+        let create = |map_type, inner: u32| {
+            let mut attr = MapCreateAttr {
+                map_type,
+                key_size: 4,
+                value_size: 4,
+                max_entries: 1,
+                inner_map_fd: inner,
+                ..MapCreateAttr::default()
+            };
+            attr.map_name[..10].copy_from_slice(b"tl_barrier");
+            bpf(BPF_MAP_CREATE, &mut attr).map(owned)
+        };
+        let inner = create(BPF_MAP_TYPE_ARRAY, 0)?;
+        let outer = create(BPF_MAP_TYPE_ARRAY_OF_MAPS, inner.as_raw_fd().unsigned_abs())?;
+        Ok(Self { outer, inner })
+    }
+
+    /// Blocks, 10–50 ms as measured. Never on a runtime's worker.
+    pub(crate) fn wait(&self) -> io::Result<()> {
+        let (mut key, mut value) = ([0_u32], [self.inner.as_raw_fd().unsigned_abs()]);
+        let mut attr = MapElemAttr {
+            map_fd: self.outer.as_raw_fd().unsigned_abs(),
+            key: address(&mut key),
+            value: address(&mut value),
+            ..MapElemAttr::default()
+        };
+        bpf(BPF_MAP_UPDATE_ELEM, &mut attr).map(|_| ())
+    }
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct ObjAttr {
+    pathname: u64,
+    bpf_fd: u32,
+    file_flags: u32,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct InfoAttr {
+    bpf_fd: u32,
+    info_len: u32,
+    info: u64,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct IdAttr {
+    id: u32,
+    next_id: u32,
+    open_flags: u32,
+}
+
+/// `struct bpf_link_info`, the part that a TCX link fills.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub(crate) struct RawLinkInfo {
+    kind: u32,
+    /// The link's number.
+    pub(crate) id: u32,
+    /// The attached program's number.
+    pub(crate) program: u32,
+    pad: u32,
+    /// Interface; 0 once the link is detached or the interface gone.
+    pub(crate) ifindex: u32,
+    attach_type: u32,
+    rest: [u64; 8],
+}
+
+/// What a pinned link is attached to. `None`: nothing is pinned there.
+pub(crate) fn pinned_link(path: &Path) -> io::Result<Option<RawLinkInfo>> {
+    let name = CString::new(path.as_os_str().as_bytes())?;
+    let mut attr = ObjAttr { pathname: name.as_ptr() as u64, ..ObjAttr::default() };
+    let link = match bpf(BPF_OBJ_GET, &mut attr) {
+        Ok(fd) => owned(fd),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut info = [RawLinkInfo::default()];
+    let mut attr = InfoAttr {
+        bpf_fd: link.as_raw_fd().unsigned_abs(),
+        info_len: u32::try_from(size_of::<RawLinkInfo>()).unwrap_or(0),
+        info: address(&mut info),
+    };
+    bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
+    if info[0].kind != BPF_LINK_TYPE_TCX {
+        return Err(io::Error::other(format!("{} is no TCX link", path.display())));
+    }
+    Ok(Some(info[0]))
+}
+
+/// `struct bpf_prog_info`, as far as the tag.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct RawProgramInfo {
+    kind: u32,
+    id: u32,
+    tag: [u8; 8],
+}
+
+/// The tag of a loaded program: a hash of its instructions, equal for equal code whatever maps it uses.
+pub(crate) fn program_tag(program: BorrowedFd<'_>) -> io::Result<[u8; 8]> {
+    let mut info = [RawProgramInfo::default()];
+    let mut attr = InfoAttr {
+        bpf_fd: program.as_raw_fd().unsigned_abs(),
+        info_len: u32::try_from(size_of::<RawProgramInfo>()).unwrap_or(0),
+        info: address(&mut info),
+    };
+    bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
+    Ok(info[0].tag)
+}
+
+/// The tag of a program by its number. `None`: it is gone.
+pub(crate) fn tag_of(program: u32) -> io::Result<Option<[u8; 8]>> {
+    use std::os::fd::AsFd;
+    let mut attr = IdAttr { id: program, ..IdAttr::default() };
+    match bpf(BPF_PROG_GET_FD_BY_ID, &mut attr) {
+        Ok(fd) => program_tag(owned(fd).as_fd()).map(Some),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Removes a pin; that it is gone already is as good.
+pub(crate) fn unpin(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// `CLOCK_MONOTONIC`, nanoseconds: the programs' clock.
+pub(crate) fn monotonic() -> u64 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).map(std::time::Duration::from);
+    now.map_or(0, |now| u64::try_from(now.as_nanos()).unwrap_or(u64::MAX))
+}
