@@ -14,7 +14,7 @@ use aya::programs::{ProgramError, TcAttachType};
 
 use crate::error::TapError;
 use crate::flow::Slot;
-use crate::object::{EGRESS, GUARD, INGRESS, Programs};
+use crate::object::{EGRESS, GUARDED, INGRESS, Programs};
 use crate::sys;
 
 /// One place where a program of a tap hangs.
@@ -22,43 +22,46 @@ use crate::sys;
 pub enum Hook {
     /// What the device receives.
     Ingress,
+    /// What the device receives, and nobody behind the tap is to have.
+    Guarded,
     /// What the device sends.
     Egress,
-    /// The drop behind the tap, on what the device receives.
-    Guard,
 }
 
 impl Hook {
-    pub(crate) const ALL: [Self; 3] = [Self::Ingress, Self::Egress, Self::Guard];
+    /// The hooks of a tap.
+    pub(crate) fn of_tap(guarded: bool) -> [Self; 2] {
+        [if guarded { Self::Guarded } else { Self::Ingress }, Self::Egress]
+    }
 
-    /// The name of its pin.
+    /// The name of its pin. Guarded or not, a tap has one ingress link: its program can be exchanged.
     pub(crate) fn pin(self) -> &'static str {
         match self {
-            Self::Ingress => "ingress",
+            Self::Ingress | Self::Guarded => "ingress",
             Self::Egress => "egress",
-            Self::Guard => "guard",
         }
     }
 
-    fn program(self) -> &'static str {
+    pub(crate) fn program(self) -> &'static str {
         match self {
             Self::Ingress => INGRESS,
+            Self::Guarded => GUARDED,
             Self::Egress => EGRESS,
-            Self::Guard => GUARD,
         }
     }
 
     fn attach_type(self) -> TcAttachType {
         match self {
-            Self::Ingress | Self::Guard => TcAttachType::Ingress,
+            Self::Ingress | Self::Guarded => TcAttachType::Ingress,
             Self::Egress => TcAttachType::Egress,
         }
     }
 
+    /// A guarded tap ends the chain, so it comes last: whoever was there before it still runs.
     fn order(self) -> LinkOrder {
         match self {
             Self::Ingress => LinkOrder::first(),
-            Self::Egress | Self::Guard => LinkOrder::last(),
+            Self::Egress | Self::Guarded => LinkOrder::last(),
         }
     }
 }

@@ -44,8 +44,8 @@ pub struct Programs {
 pub(crate) const INGRESS: &str = "tap_ingress";
 /// The tap on what a device sends.
 pub(crate) const EGRESS: &str = "tap_egress";
-/// The drop behind the tap, for userspace bridges.
-pub(crate) const GUARD: &str = "node_guard";
+/// The tap on what a device receives, which nobody behind it is to have.
+pub(crate) const GUARDED: &str = "tap_ingress_guarded";
 
 impl Programs {
     /// Loads a copy over the maps pinned in `maps`, which are made where they are missing. With a slot, the copy
@@ -63,7 +63,7 @@ impl Programs {
         let (slot, flags) = own.map_or((0, 0), |(slot, flags)| (u32::from(slot.0) + 1, u32::from(flags)));
         loader.override_global("own_slot", &slot, true).override_global("own_flags", &flags, true);
         let mut ebpf = loader.load(OBJECT).map_err(|error| TapError::Load(Box::new(error)))?;
-        for name in [INGRESS, EGRESS, GUARD] {
+        for name in [INGRESS, EGRESS, GUARDED] {
             let failed = |source| TapError::Program { program: name, source: Box::new(source) };
             program(&mut ebpf, name).and_then(SchedClassifier::load).map_err(failed)?;
         }

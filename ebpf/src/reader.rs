@@ -180,7 +180,7 @@ impl Reader {
     }
 
     /// Sets a slot back to zero; its tap must be off, and its flows drained.
-    pub(crate) fn zero(&mut self, slot: Slot) -> Result<(), TapError> {
+    pub fn zero(&mut self, slot: Slot) -> Result<(), TapError> {
         for direction in Direction::BOTH {
             for parity in [0, 1] {
                 let at = index(slot, direction, parity);

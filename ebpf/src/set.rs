@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  <root>/<layout and capacity>/maps/tl_*              what programs and reader share
-//!                              /taps/<slot>_<name>/…   links: ingress, egress, guard
+//!                              /taps/<slot>_<name>/…   links: ingress, egress
 //! ```
 //!
 //! What is pinned is the truth: a new process finds its taps, its counters and its undrained flows there. A slot that
@@ -49,9 +49,8 @@ impl Tap {
         side | form
     }
 
-    fn hooks(&self) -> impl Iterator<Item = Hook> {
-        let guarded = self.guarded;
-        Hook::ALL.into_iter().filter(move |hook| guarded || *hook != Hook::Guard)
+    fn hooks(&self) -> [Hook; 2] {
+        Hook::of_tap(self.guarded)
     }
 }
 
@@ -160,9 +159,6 @@ impl TapSet {
                 _ => links.attach(&mut self.programs, hook, &tap.interface)?,
             }
         }
-        if !tap.guarded {
-            links.detach(Hook::Guard)?;
-        }
         Ok(links.slot)
     }
 
@@ -211,7 +207,7 @@ impl TapSet {
     /// Takes a tap off. What it counted stays until [`Self::forget`]; its slot is not given to another before.
     pub fn give_up(&mut self, slot: Slot) -> Result<(), TapError> {
         let Some(links) = self.taps.get(&slot).cloned() else { return Ok(()) };
-        for hook in Hook::ALL {
+        for hook in Hook::of_tap(false) {
             links.detach(hook)?;
         }
         let indices: Vec<u32> = self
@@ -235,10 +231,9 @@ impl TapSet {
     }
 
     /// Frees a slot whose last flows have been read: to be called when both parities were drained since it was given
-    /// up.
-    pub fn forget(&mut self, slot: Slot, reader: &mut Reader) -> Result<(), TapError> {
+    /// up, and [`Reader::zero`] has set it back.
+    pub fn forget(&mut self, slot: Slot) -> Result<(), TapError> {
         let Some(links) = self.given_up.get(&slot) else { return Ok(()) };
-        reader.zero(slot)?;
         links.remove_folder()?;
         self.given_up.remove(&slot);
         Ok(())
@@ -278,13 +273,12 @@ pub(crate) fn remove_set(folder: &Path) -> Result<(), TapError> {
 
 fn tags_of(programs: &mut Programs) -> Result<[[u8; 8]; 3], TapError> {
     let mut tags = [[0; 8]; 3];
-    for (tag, name) in
-        tags.iter_mut().zip([crate::object::INGRESS, crate::object::EGRESS, crate::object::GUARD])
-    {
+    for hook in [Hook::Ingress, Hook::Guarded, Hook::Egress] {
+        let name = hook.program();
         let program = programs.program(name)?;
         let failed = |source| TapError::Program { program: name, source: Box::new(source) };
         let fd = program.fd().map_err(failed)?;
-        *tag = sys::program_tag(fd.as_fd()).map_err(|source| TapError::Call {
+        tags[hook as usize] = sys::program_tag(fd.as_fd()).map_err(|source| TapError::Call {
             what: "inspect the programs of",
             map: "tl_taps",
             source,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-2-Clause OR GPL-2.0
 /* The taps: count every frame of an interface, by tap and by flow. Never change, never drop, never decide: the
- * verdict is always TCX_NEXT (== TC_ACT_UNSPEC). The one exception is `node_guard`, which is a program of its own.
+ * verdict is TCX_NEXT (== TC_ACT_UNSPEC). The one exception is tap_ingress_guarded, which says so in its name.
  *
  * Exactness. A program reads the epoch once and uses that epoch's flow map and counters only. The reader flips the
  * epoch, waits until no program that saw the old one can still run, and then has the old set for itself. So for
@@ -251,10 +251,12 @@ SEC("classifier") int tap_egress(struct __sk_buff *skb)
 	return observe(skb, 1);
 }
 
-/* Behind the tap of a pod's port on a userspace bridge: the switch has its copy from the packet socket already, and
- * the node's own stack must not have the frame. */
-SEC("classifier") int node_guard(struct __sk_buff *skb)
+/* As tap_ingress, on a pod's port of a userspace bridge: the switch has its copy from its packet socket before this
+ * runs, and the node's own stack must not have the frame. One program and not two behind each other: every attached
+ * program costs the attaching a grace period of the kernel. */
+SEC("classifier") int tap_ingress_guarded(struct __sk_buff *skb)
 {
+	observe(skb, 0);
 	return TC_ACT_SHOT;
 }
 
