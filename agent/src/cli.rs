@@ -8,7 +8,7 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
-use crate::{config, dump_client, ovs_init, run, uninstall};
+use crate::{config, dump_client, ovs_init, protocol::Operation, run, uninstall};
 
 /// Bad configuration or usage (`EX_USAGE` of sysexits.h).
 const USAGE: u8 = 64;
@@ -38,7 +38,7 @@ pub struct Options {
     /// Namespace that Trunkline is installed in
     #[arg(long, global = true, env = "POD_NAMESPACE", default_value = "trunkline-system")]
     pub namespace: String,
-    /// Socket for the CNI plugin and for `dump`
+    /// Socket for the CNI plugin, for `dump` and for `flows`
     #[arg(long, global = true, default_value = "/run/trunkline/agent.sock")]
     pub socket: PathBuf,
     /// Service-account token with audience trunkline-ipam, bound to this node
@@ -56,6 +56,9 @@ pub struct Options {
     /// Where the kernel says which boot this is
     #[arg(long, global = true, default_value = "/proc/sys/kernel/random/boot_id")]
     pub boot_id_file: PathBuf,
+    /// Where taps are pinned: a BPF file system, mounted here when there is none
+    #[arg(long, global = true, default_value = "/run/trunkline/bpf")]
+    pub bpffs: PathBuf,
     /// Port of /metrics, /healthz and /readyz, instead of the configuration's metricsPort
     #[arg(long)]
     pub metrics_port: Option<u16>,
@@ -82,6 +85,12 @@ enum Command {
     Run,
     /// Print this node as the running agent sees it
     Dump {
+        /// Output format
+        #[arg(short, long, value_enum, default_value_t = Output::Json)]
+        output: Output,
+    },
+    /// Print the flows of this node's secondary interfaces
+    Flows {
         /// Output format
         #[arg(short, long, value_enum, default_value_t = Output::Json)]
         output: Output,
@@ -120,13 +129,16 @@ pub fn main() -> ExitCode {
     let _ = rustls::crypto::ring::default_provider().install_default();
     match cli.command.unwrap_or(Command::Run) {
         Command::Run => with_runtime(run::run(cli.options)),
-        Command::Dump { output: Output::Json } => {
-            done(dump_client::print(&cli.options.socket).map_err(|error| (1, chain(&error))))
-        }
+        Command::Dump { output: Output::Json } => ask(&cli.options, Operation::Dump),
+        Command::Flows { output: Output::Json } => ask(&cli.options, Operation::Flows),
         Command::OvsInit(args) => with_runtime(ovs_init::run(args, cli.options)),
         Command::UninstallNode { files: false } => with_runtime(uninstall::run(cli.options)),
         Command::UninstallNode { files: true } => with_runtime(async { uninstall::files::run() }),
     }
+}
+
+fn ask(options: &Options, question: Operation) -> ExitCode {
+    done(dump_client::print(&options.socket, question).map_err(|error| (1, chain(&error))))
 }
 
 fn check_config(options: &Options) -> ExitCode {

@@ -24,6 +24,11 @@ pub struct NodeDump {
     pub ports: Vec<PortDump>,
     /// Pod attachments, one per interface.
     pub attachments: Vec<AttachmentDump>,
+    /// Taps: one for every pod port and uplink, attached or not.
+    pub taps: Vec<TapDump>,
+    /// Why no flows are seen; absent when they are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub flows_unavailable: Option<String>,
 }
 
 /// The agent configuration in force.
@@ -137,4 +142,35 @@ pub struct AttachmentDump {
     /// Wall time of the plugin's ADD in milliseconds, absent until it ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attach_ms: Option<u64>,
+}
+
+/// One tap.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct TapDump {
+    /// Device of the node that carries it.
+    pub device: String,
+    /// Interface in the pod, or the uplink.
+    pub interface: String,
+    /// "namespace/name" of the pod; absent for an uplink.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pod: Option<String>,
+    /// "namespace/name" of the network; empty for an uplink.
+    pub network: String,
+    /// The network's VLAN, 0 when untagged or on an uplink.
+    pub vlan: u16,
+    /// Bridge.
+    pub bridge: String,
+    /// `attached`, or what is wrong.
+    pub state: String,
+    /// Socket buffers that the pod received, since the tap was attached.
+    pub received_skbs: u64,
+    /// Their bytes.
+    pub received_bytes: u64,
+    /// Socket buffers that the pod sent.
+    pub sent_skbs: u64,
+    /// Their bytes.
+    pub sent_bytes: u64,
+    /// Socket buffers of those for whose flow there was no room.
+    pub without_flow: u64,
 }

@@ -1,4 +1,4 @@
-//! `trunkline-agent dump`: asks the running agent over its socket and prints the answer.
+//! `trunkline-agent dump` and `flows`: asks the running agent over its socket and prints the answer.
 //!
 //! Owns one blocking request; must never start anything.
 
@@ -12,7 +12,7 @@ use std::{
 use serde_json::json;
 use thiserror::Error;
 
-use crate::protocol::{Outcome, Response, VERSION};
+use crate::protocol::{Operation, Outcome, Response, VERSION};
 
 /// The agent answers from memory.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -44,9 +44,9 @@ pub enum DumpError {
     Refused(String),
 }
 
-/// Prints the dump to standard output.
-pub fn print(socket: &Path) -> Result<(), DumpError> {
-    let dump = ask(socket)?;
+/// Prints the answer to one question to standard output.
+pub fn print(socket: &Path, question: Operation) -> Result<(), DumpError> {
+    let dump = ask(socket, question)?;
     let text = serde_json::to_string_pretty(&dump).map_err(DumpError::Answer)?;
     let mut out = io::stdout().lock();
     match writeln!(out, "{text}") {
@@ -57,10 +57,11 @@ pub fn print(socket: &Path) -> Result<(), DumpError> {
     }
 }
 
-fn ask(socket: &Path) -> Result<serde_json::Value, DumpError> {
+fn ask(socket: &Path, question: Operation) -> Result<serde_json::Value, DumpError> {
     let stream = UnixStream::connect(socket)
         .map_err(|source| DumpError::Connect { socket: socket.to_owned(), source })?;
-    let line = talk(stream).map_err(|source| DumpError::Talk { socket: socket.to_owned(), source })?;
+    let line =
+        talk(stream, question).map_err(|source| DumpError::Talk { socket: socket.to_owned(), source })?;
     let response: Response = serde_json::from_str(&line).map_err(DumpError::Answer)?;
     match response.outcome {
         Outcome::Ok(dump) => Ok(dump),
@@ -68,10 +69,10 @@ fn ask(socket: &Path) -> Result<serde_json::Value, DumpError> {
     }
 }
 
-fn talk(mut stream: UnixStream) -> io::Result<String> {
+fn talk(mut stream: UnixStream, question: Operation) -> io::Result<String> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    writeln!(stream, "{}", json!({ "version": VERSION, "op": "dump", "deadline_ms": 10_000 }))?;
+    writeln!(stream, "{}", json!({ "version": VERSION, "op": question, "deadline_ms": 10_000 }))?;
     let mut line = String::new();
     BufReader::new(stream).read_line(&mut line)?;
     Ok(line)
@@ -83,7 +84,7 @@ mod tests {
 
     #[test]
     fn a_stopped_agent_is_said_with_its_socket() {
-        let error = ask(Path::new("/nonexistent/agent.sock")).expect_err("nobody listens");
+        let error = ask(Path::new("/nonexistent/agent.sock"), Operation::Dump).expect_err("nobody listens");
         assert!(error.to_string().contains("/nonexistent/agent.sock"));
     }
 
@@ -99,9 +100,9 @@ mod tests {
             writeln!(stream, r#"{{"version":1,"ok":{{"node":"a"}}}}"#).expect("an answer");
             line
         });
-        assert_eq!(ask(&socket).expect("a dump")["node"], "a");
+        assert_eq!(ask(&socket, Operation::Dump).expect("a dump")["node"], "a");
         let request: crate::protocol::Request =
             serde_json::from_str(&server.join().expect("the server ends")).expect("a request");
-        assert_eq!(request.op, crate::protocol::Operation::Dump);
+        assert_eq!(request.op, Operation::Dump);
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! Owns the registry; must never decide anything from a value it holds.
 
+mod flows;
+
 use std::{fmt, sync::Arc, time::Duration};
 
 use prometheus_client::{
@@ -9,6 +11,9 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
+
+use flows::FlowMetrics;
+pub use flows::{FlowSample, TapLabels};
 
 /// Upper bounds in seconds: an ADD without addresses takes 5–20 ms, its deadline is at most 180 s.
 const SECONDS: [f64; 15] =
@@ -104,6 +109,7 @@ pub struct Metrics {
     malformed: Family<ResourceLabel, Gauge>,
     conflicts: Counter,
     events_refused: Counter,
+    flows: FlowMetrics,
 }
 
 impl fmt::Debug for Metrics {
@@ -143,7 +149,9 @@ impl Metrics {
             malformed: Family::default(),
             conflicts: Counter::default(),
             events_refused: Counter::default(),
+            flows: FlowMetrics::default(),
         };
+        metrics.flows = FlowMetrics::new(&mut metrics.registry);
         metrics.register_node();
         metrics.register_control();
         Arc::new(metrics)

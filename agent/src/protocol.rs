@@ -29,6 +29,8 @@ pub enum Operation {
     Check,
     /// Print the agent's view of the node.
     Dump,
+    /// Print the flows of the node.
+    Flows,
     /// Answer, to show that the agent is there.
     Ping,
 }

@@ -137,6 +137,9 @@ pub trait CniHandler: Send + Sync + 'static {
 
     /// The agent's view of the node, for `trunkline-agent dump`.
     fn dump(&self) -> Value;
+
+    /// The flows of the node, for `trunkline-agent flows`; or why there are none.
+    fn flows(&self) -> Result<Value, Failure>;
 }
 
 /// Why the socket could not be opened.
@@ -289,6 +292,7 @@ async fn dispatch<H: CniHandler>(request: Request, handler: &H) -> Outcome {
     match operation {
         Operation::Ping => return Outcome::Ok(json!({})),
         Operation::Dump => return Outcome::Ok(handler.dump()),
+        Operation::Flows => return handler.flows().map_or_else(Outcome::Error, Outcome::Ok),
         Operation::Add | Operation::Del | Operation::Check => {}
     }
     let allowed = Duration::from_millis(request.deadline_ms.max(1)).min(MAX_DEADLINE);

@@ -6,6 +6,7 @@ mod agent;
 mod bridges;
 mod controller;
 mod error;
+mod flows;
 mod yaml;
 
 pub use agent::{
@@ -14,6 +15,7 @@ pub use agent::{
 pub use bridges::{BridgeConfig, MAX_UPLINKS, UplinkConfig};
 pub use controller::ControllerConfig;
 pub use error::ConfigError;
+pub use flows::FlowsConfig;
 
 /// The gates of both files; all are off by default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -21,7 +21,8 @@ pub mod vlan;
 pub use allocation::{AllocationOwner, IPAllocation, IPAllocationSpec, allocation_name};
 pub use config::{
     AgentConfig, BridgeConfig, ConfigError, ControllerConfig, DatapathType, DefaultMtu,
-    DuplicateAddressDetection, FeatureGates, TxChecksumOffload, UplinkConfig, WithoutAnnotations,
+    DuplicateAddressDetection, FeatureGates, FlowsConfig, TxChecksumOffload, UplinkConfig,
+    WithoutAnnotations,
 };
 pub use crds::crds;
 pub use link_name::{BridgeName, IfName, InvalidLinkName};

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::source::Source;
-use crate::{describe, get, uninstall};
+use crate::{describe, flows, get, uninstall};
 
 /// Looks at Trunkline's networks, pools and attachments, and takes Trunkline off a node or a cluster.
 #[derive(Parser)]
@@ -50,6 +50,11 @@ enum Verb {
         #[arg(short, long, value_enum, default_value_t = Format::Table)]
         output: Format,
     },
+    /// Show the flows of secondary interfaces, the busiest first
+    Flows {
+        #[command(flatten)]
+        options: flows::FlowsArgs,
+    },
     /// Show all that is known of one object
     Describe {
         #[command(subcommand)]
@@ -74,6 +79,9 @@ pub(crate) enum Kind {
     /// Interfaces of pods
     #[value(alias = "attachment")]
     Attachments,
+    /// Taps: what counts the flows of each port and uplink
+    #[value(alias = "tap")]
+    Taps,
     /// Pools of addresses
     #[value(alias = "pool")]
     Pools,
@@ -131,6 +139,7 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<()> {
     let source = Source::open(&cli.options).await?;
     match cli.verb {
         Verb::Get { kind, output } => get::run(&source, kind, output).await,
+        Verb::Flows { options } => flows::run(&source, &options).await,
         Verb::Describe { object: Describe::Pod { pod } } => describe::pod(&source, &pod).await,
         Verb::Uninstall { what: Uninstall::Node { name, options } } => {
             uninstall::node(source.cluster("uninstall node")?, &name, &options).await
@@ -153,6 +162,9 @@ mod tests {
         for good in [
             "trunkctl get bridges",
             "trunkctl get attachments -o json --node a",
+            "trunkctl get taps",
+            "trunkctl flows --network default/v100 --vlan 100 --protocol tcp --port 80 --top 10 -o csv",
+            "trunkctl flows --pod default/a --interface eth1 --address 10.0.0.0/24 --follow",
             "trunkctl describe pod default/x --socket /run/trunkline/agent.sock",
             "trunkctl uninstall node a --force --timeout 60",
             "trunkctl uninstall cluster --image x:1",
@@ -162,7 +174,9 @@ mod tests {
         for bad in [
             "trunkctl",
             "trunkctl get",
-            "trunkctl get taps",
+            "trunkctl get tap-dance",
+            "trunkctl flows --address 10.0.0",
+            "trunkctl flows -o yaml",
             "trunkctl get pools -o csv",
             "trunkctl uninstall",
         ] {

@@ -8,11 +8,11 @@ use kube::api::{Api, ListParams};
 use kube::{Resource, ResourceExt as _};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use trunkline_agent::dump::{AttachmentDump, BridgeDump, NodeDump, PortDump};
+use trunkline_agent::dump::{AttachmentDump, BridgeDump, NodeDump, PortDump, TapDump};
 use trunkline_api::{IPAllocation, IPPool, Nad, NadConfig, NetworkAttachmentDefinition};
 
 use crate::cli::{Format, Kind};
-use crate::output::{age, list};
+use crate::output::{age, bytes as bytes_of, list};
 use crate::source::{Cluster, Source};
 
 /// One element of a list of node state, with its node.
@@ -48,6 +48,22 @@ pub(crate) async fn run(source: &Source, kind: Kind, format: Format) -> anyhow::
                 "MS",
             ];
             node_state(source, format, &header, |node| &node.attachments, attachment).await
+        }
+        Kind::Taps => {
+            let header = [
+                "NODE",
+                "DEVICE",
+                "POD",
+                "INTERFACE",
+                "NETWORK",
+                "VLAN",
+                "BRIDGE",
+                "RECEIVED",
+                "SENT",
+                "NOFLOW",
+                "STATE",
+            ];
+            node_state(source, format, &header, |node| &node.taps, tap).await
         }
         Kind::Pools => {
             let header = ["NAME", "SUBNET", "VLAN", "TOTAL", "USED", "READY", "PROBLEMS", "AGE"];
@@ -148,6 +164,22 @@ fn attachment(attachment: &AttachmentDump) -> Vec<String> {
     ]
 }
 
+fn tap(tap: &TapDump) -> Vec<String> {
+    let counted = |skbs: u64, bytes: u64| format!("{skbs} ({})", bytes_of(bytes));
+    vec![
+        tap.device.clone(),
+        tap.pod.clone().unwrap_or_default(),
+        tap.interface.clone(),
+        tap.network.clone(),
+        tap.pod.as_ref().map(|_| vlan(Some(tap.vlan))).unwrap_or_default(),
+        tap.bridge.clone(),
+        counted(tap.received_skbs, tap.received_bytes),
+        counted(tap.sent_skbs, tap.sent_bytes),
+        tap.without_flow.to_string(),
+        tap.state.clone(),
+    ]
+}
+
 fn pool(pool: &IPPool) -> Vec<String> {
     let status = pool.status.clone().unwrap_or_default();
     let condition = |kind: &str| status.conditions.iter().find(|condition| condition.type_ == kind);
@@ -208,7 +240,7 @@ fn allocation(allocation: &IPAllocation) -> Vec<String> {
     ]
 }
 
-fn vlan(vlan: Option<u16>) -> String {
+pub(crate) fn vlan(vlan: Option<u16>) -> String {
     vlan.filter(|vlan| *vlan > 0).map_or_else(|| "untagged".to_owned(), |vlan| vlan.to_string())
 }
 

@@ -9,6 +9,7 @@ use clap::Parser as _;
 
 mod cli;
 mod describe;
+mod flows;
 mod get;
 mod output;
 mod source;

@@ -48,6 +48,19 @@ pub(crate) fn words(error: &anyhow::Error) -> String {
     words.join(": ")
 }
 
+/// Bytes with a unit of 1,024, three digits: `999 B`, `1.5 KiB`, `20.1 GiB`.
+pub(crate) fn bytes(count: u64) -> String {
+    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    let (mut whole, mut tenths, mut unit) = (count, 0, None);
+    for name in UNITS {
+        if whole < 1024 {
+            break;
+        }
+        (tenths, whole, unit) = ((whole % 1024) * 10 / 1024, whole / 1024, Some(name));
+    }
+    unit.map_or_else(|| format!("{count} B"), |unit| format!("{whole}.{tenths} {unit}"))
+}
+
 /// How long ago, as kubectl says it: the largest unit that is at least two, or seconds.
 pub(crate) fn age(seconds: i64) -> String {
     let seconds = seconds.max(0);
@@ -71,6 +84,20 @@ mod tests {
         assert_eq!(words(&error), "cannot list pods: pods is forbidden");
         let error = anyhow::anyhow!("inner").context("outer").context("outer: inner");
         assert_eq!(words(&error), "outer: inner");
+    }
+
+    #[test]
+    fn bytes_have_the_largest_unit_that_they_fill() {
+        for (count, text) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1.0 KiB"),
+            (1536, "1.5 KiB"),
+            (20 << 30, "20.0 GiB"),
+            (u64::MAX, "15.9 EiB"),
+        ] {
+            assert_eq!(bytes(count), text);
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Where facts come from: the API server and, through `pods/exec`, the agents; or one agent's socket.
 //!
-//! Owns asking the agents, a bounded number at a time. Must never ask for more than a dump, and opens no port.
+//! Owns asking the agents, a bounded number at a time. Must never ask for more than an agent's own view, and opens no port.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,9 +11,11 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, AttachParams, ListParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config, ResourceExt as _};
+use serde::de::DeserializeOwned;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::UnixStream;
 use trunkline_agent::dump::NodeDump;
+use trunkline_agent::flows::FlowsDump;
 use trunkline_agent::protocol::{Outcome, Response, VERSION};
 
 use crate::cli::{Options, UsageError};
@@ -25,6 +27,31 @@ const AT_ONCE: usize = 16;
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Label of the agents' pods.
 const AGENTS: &str = "app.kubernetes.io/name=trunkline-agent";
+
+/// What an agent can be asked for: the name is the agent's subcommand, and the request on its socket.
+pub(crate) trait Answer: DeserializeOwned + Send + 'static {
+    /// The question.
+    const QUESTION: &'static str;
+
+    /// The node that answered.
+    fn node(&self) -> &str;
+}
+
+impl Answer for NodeDump {
+    const QUESTION: &'static str = "dump";
+
+    fn node(&self) -> &str {
+        &self.node
+    }
+}
+
+impl Answer for FlowsDump {
+    const QUESTION: &'static str = "flows";
+
+    fn node(&self) -> &str {
+        &self.node
+    }
+}
 
 /// Where facts come from.
 pub(crate) enum Source {
@@ -45,10 +72,9 @@ pub(crate) struct Cluster {
 }
 
 /// What the agents said.
-#[derive(Default)]
-pub(crate) struct Nodes {
+pub(crate) struct Nodes<T = NodeDump> {
     /// By node name.
-    pub(crate) dumps: Vec<NodeDump>,
+    pub(crate) dumps: Vec<T>,
     /// Nodes that did not answer, with the reason.
     pub(crate) silent: Vec<(String, String)>,
 }
@@ -86,8 +112,13 @@ impl Source {
 
     /// Node state, of one node or of all.
     pub(crate) async fn nodes(&self) -> anyhow::Result<Nodes> {
+        self.ask().await
+    }
+
+    /// The answer to one question, of one node or of all.
+    pub(crate) async fn ask<T: Answer>(&self) -> anyhow::Result<Nodes<T>> {
         match self {
-            Self::Cluster(cluster) => cluster.nodes(cluster.node.as_deref()).await,
+            Self::Cluster(cluster) => cluster.ask(cluster.node.as_deref()).await,
             Self::Socket(path) => {
                 let dump = tokio::time::timeout(PATIENCE, ask(path))
                     .await
@@ -99,8 +130,13 @@ impl Source {
 }
 
 impl Cluster {
-    /// Asks the agents of all nodes, or of one.
+    /// Node state, of one node or of all.
     pub(crate) async fn nodes(&self, node: Option<&str>) -> anyhow::Result<Nodes> {
+        self.ask(node).await
+    }
+
+    /// Asks the agents of all nodes, or of one.
+    async fn ask<T: Answer>(&self, node: Option<&str>) -> anyhow::Result<Nodes<T>> {
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), &self.namespace);
         let mut params = ListParams::default().labels(AGENTS);
         if let Some(node) = node {
@@ -125,20 +161,20 @@ impl Cluster {
             }
         }));
         let answers: Vec<_> = asked.buffer_unordered(AT_ONCE).collect().await;
-        let mut nodes = Nodes::default();
+        let mut nodes = Nodes { dumps: Vec::new(), silent: Vec::new() };
         for (node, answer) in answers {
             match answer {
                 Ok(dump) => nodes.dumps.push(dump),
                 Err(error) => nodes.silent.push((node, words(&error))),
             }
         }
-        nodes.dumps.sort_by(|a, b| a.node.cmp(&b.node));
+        nodes.dumps.sort_by(|a: &T, b: &T| a.node().cmp(b.node()));
         nodes.silent.sort();
         Ok(nodes)
     }
 }
 
-impl Nodes {
+impl<T> Nodes<T> {
     /// Says on standard error who did not answer, and makes that a failure.
     pub(crate) fn complete(&self) -> anyhow::Result<()> {
         for (node, reason) in &self.silent {
@@ -167,10 +203,10 @@ fn node_of(pod: &Pod) -> String {
     bound.or_else(wanted).unwrap_or_else(|| "(none yet)".to_owned())
 }
 
-/// Runs `trunkline-agent dump` in an agent's pod.
-async fn exec(pods: &Api<Pod>, agent: &str) -> anyhow::Result<NodeDump> {
+/// Puts a question to the agent in an agent's pod.
+async fn exec<T: Answer>(pods: &Api<Pod>, agent: &str) -> anyhow::Result<T> {
     let params = AttachParams::default().container("agent").max_stdout_buf_size(1 << 16);
-    let command = ["/usr/local/bin/trunkline-agent", "dump", "-o", "json"];
+    let command = ["/usr/local/bin/trunkline-agent", T::QUESTION, "-o", "json"];
     let mut process =
         pods.exec(agent, command, &params).await.with_context(|| format!("cannot run in pod {agent}"))?;
     let status = process.take_status();
@@ -197,21 +233,21 @@ async fn exec(pods: &Api<Pod>, agent: &str) -> anyhow::Result<NodeDump> {
         let reason = if complained.is_empty() { status.message.unwrap_or_default() } else { complained };
         return Err(anyhow!("{}", reason.trim()));
     }
-    serde_json::from_str(&said).with_context(|| format!("the dump of pod {agent} cannot be read"))
+    serde_json::from_str(&said).with_context(|| format!("the answer of pod {agent} cannot be read"))
 }
 
 /// Asks the agent behind a socket.
-async fn ask(path: &Path) -> anyhow::Result<NodeDump> {
+async fn ask<T: Answer>(path: &Path) -> anyhow::Result<T> {
     let mut stream = UnixStream::connect(path).await.with_context(|| {
         format!("the agent does not answer at {} (is it running on this node?)", path.display())
     })?;
-    let request = serde_json::json!({ "version": VERSION, "op": "dump", "deadline_ms": 10_000 });
+    let request = serde_json::json!({ "version": VERSION, "op": T::QUESTION, "deadline_ms": 10_000 });
     stream.write_all(format!("{request}\n").as_bytes()).await.context("the agent broke off")?;
     let mut line = String::new();
     BufReader::new(stream).read_line(&mut line).await.context("the agent broke off")?;
     let response: Response = serde_json::from_str(&line).context("the agent's answer cannot be read")?;
     match response.outcome {
-        Outcome::Ok(dump) => serde_json::from_value(dump).context("the agent's dump cannot be read"),
+        Outcome::Ok(dump) => serde_json::from_value(dump).context("the agent's answer cannot be read"),
         Outcome::Error(failure) => Err(anyhow!("{}", failure.msg)),
     }
 }

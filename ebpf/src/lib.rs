@@ -29,3 +29,4 @@ pub use flow::{
 pub use object::{Programs, Ways};
 pub use reader::Reader;
 pub use set::{Tap, TapSet};
+pub use sys::possible_processors;

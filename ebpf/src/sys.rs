@@ -286,3 +286,8 @@ pub(crate) fn monotonic() -> u64 {
     let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).map(std::time::Duration::from);
     now.map_or(0, |now| u64::try_from(now.as_nanos()).unwrap_or(u64::MAX))
 }
+
+/// Processors that the kernel may ever use: maps that are kept per processor have a value for each.
+pub fn possible_processors() -> u32 {
+    aya::util::nr_cpus().ok().and_then(|count| u32::try_from(count).ok()).unwrap_or(1)
+}

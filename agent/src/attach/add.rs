@@ -13,7 +13,7 @@ use trunkline_api::{IfName, TxChecksumOffload, primary_status};
 use trunkline_ipam::proto::{AllocateRequest, Allocation, InterfaceRequest};
 
 use super::announce::MAX_ADDRESSES_TRIED;
-use super::made::{Made, complete, external_ids, interface_request, pod_message, wished};
+use super::made::{Made, complete, external_ids, interface_request, pod_message, port_row, wished};
 use super::{Attacher, Sandbox, words};
 use crate::bridge::{DatapathKind, PodPort, keys};
 use crate::desired::{Desired, DesiredWarning};
@@ -61,7 +61,6 @@ impl Attacher {
             return Ok(AddReply::default());
         };
         let started = Instant::now();
-        let _attaching = self.deps.events.attaching();
         let _turn = self.inflight.add(&sandbox.uid, cancel.clone()).await;
         let mut begun = Begun::default();
         let until = deadline.instant() - UNDO_RESERVE.min(deadline.remaining() / 4);
@@ -97,6 +96,7 @@ impl Attacher {
         let mut step = Step::start(self);
         let desired = self.desired(sandbox, annotation, until, cancel).await?;
         step.done("validate");
+        let _attaching = self.deps.events.attaching();
         begun.interfaces.extend(desired.attachments.iter().map(|wish| wish.interface.to_string()));
         let namespace = NetnsFd::open(&sandbox.netns).map_err(|error| Failure {
             code: code::TRY_AGAIN,
@@ -229,10 +229,27 @@ impl Attacher {
     /// Puts every interface to work, side by side. All run to their end; the first failure is the answer.
     async fn wire_all(&self, add: &Add<'_>, made: &[Made]) -> Result<(), Failure> {
         let all = made.iter().map(|one| async move {
-            let (port, end) = tokio::join!(self.add_port(add, one), self.configure_end(add.namespace, one));
+            // The tap is on before the pod's end goes up: its first frame is counted.
+            let end = async {
+                self.tap(add, one).await;
+                self.configure_end(add.namespace, one).await
+            };
+            let (port, end) = tokio::join!(self.add_port(add, one), end);
             end.and(port)
         });
         join_all(all).await.into_iter().collect()
+    }
+
+    /// The tap of one interface. A pod whose flows cannot be seen is attached all the same.
+    async fn tap(&self, add: &Add<'_>, one: &Made) {
+        let Ok(flows) = &self.deps.flows else { return };
+        let mut step = Step::start(self);
+        if let Err(error) = flows.attach(&port_row(add.sandbox, one), one.link.host_ifindex).await {
+            let words =
+                format!("interface {} has no tap, its flows are not seen: {error}", one.wish.interface);
+            self.pod_event(add.sandbox, reason::TAP_FAILED, words);
+        }
+        step.done("tap");
     }
 
     /// The pod's end of one interface: addresses, routes, up.

@@ -5,6 +5,9 @@
 use super::AttachDeps;
 use crate::bridge::{BridgeState, PodPortRow, UplinkState};
 use crate::dump::{AttachmentDump, BridgeDump, ConfigDump, NodeDump, OvsDump, PortDump, UplinkDump};
+use crate::flows::FlowService;
+use crate::protocol::Failure;
+use crate::server::code;
 
 /// The node's dump.
 pub(super) fn dump(deps: &AttachDeps) -> serde_json::Value {
@@ -24,8 +27,20 @@ pub(super) fn dump(deps: &AttachDeps) -> serde_json::Value {
         bridges: states.values().map(bridge).collect(),
         ports: states.values().flat_map(uplink_ports).chain(rows.iter().map(pod_port)).collect(),
         attachments: rows.iter().map(attachment).collect(),
+        taps: deps.flows.as_ref().map(FlowService::taps).unwrap_or_default(),
+        flows_unavailable: deps.flows.as_ref().err().cloned(),
     };
     serde_json::to_value(dump).expect("a dump has string keys only")
+}
+
+/// The node's flows.
+pub(super) fn flows(deps: &AttachDeps) -> Result<serde_json::Value, Failure> {
+    let service = deps.flows.as_ref().map_err(|reason| Failure {
+        code: code::FAILED,
+        msg: format!("node {} has no flows: {reason}", deps.node),
+        details: String::new(),
+    })?;
+    Ok(serde_json::to_value(service.flows()).expect("flows have string keys only"))
 }
 
 fn bridge(state: &BridgeState) -> BridgeDump {

@@ -10,7 +10,7 @@ use trunkline_api::{MacAddr, NetworkStatus};
 use trunkline_ipam::proto::{Allocation, InterfaceRequest, Pod, ReleaseRequest};
 
 use super::{Sandbox, stable_mac};
-use crate::bridge::{host_veth_name, keys};
+use crate::bridge::{PodPortRow, host_veth_name, keys};
 use crate::desired::Attachment;
 use crate::link::{PodLink, PodRoute};
 use crate::protocol::Failure;
@@ -140,6 +140,22 @@ pub(super) fn external_ids(sandbox: &Sandbox, one: &Made) -> BTreeMap<String, St
         (keys::NETNS, sandbox.netns.display().to_string()),
     ];
     pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+}
+
+/// What OVSDB will say of the port, for the tap that is there before it.
+pub(super) fn port_row(sandbox: &Sandbox, one: &Made) -> PodPortRow {
+    PodPortRow {
+        name: one.port.clone(),
+        bridge: one.wish.bridge.to_string(),
+        pod_uid: sandbox.uid.clone(),
+        pod_namespace: sandbox.namespace.clone(),
+        pod_name: sandbox.name.clone(),
+        sandbox: sandbox.id.clone(),
+        interface: one.wish.interface.to_string(),
+        nad: one.wish.nad.to_string(),
+        vlan: one.wish.vlan,
+        ..PodPortRow::default()
+    }
 }
 
 #[cfg(test)]

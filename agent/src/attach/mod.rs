@@ -31,6 +31,7 @@ pub use inflight::InFlight;
 
 use crate::bridge::Bridges;
 use crate::config::ConfigHandle;
+use crate::flows::FlowService;
 use crate::ipam_client::IpamClient;
 use crate::kube::ObjectCache;
 use crate::kube::events::Recorder;
@@ -62,6 +63,8 @@ pub struct AttachDeps {
     pub status: StatusWriter,
     /// Counters and histograms.
     pub metrics: Arc<Metrics>,
+    /// Taps and flows; or why there are none.
+    pub flows: Result<FlowService, String>,
 }
 
 /// Carries out ADD, DEL and CHECK; clones share everything.
@@ -144,5 +147,9 @@ impl CniHandler for Attacher {
 
     fn dump(&self) -> serde_json::Value {
         dump::dump(&self.deps)
+    }
+
+    fn flows(&self) -> Result<serde_json::Value, Failure> {
+        dump::flows(&self.deps)
     }
 }

@@ -1,3 +1,31 @@
 //! Flows of this node's secondary interfaces: taps as the attachments want them, a table of named flows, exporters.
+//!
+//! ```text
+//!  ADD ──────────► Taps (thread "taps")      ─── attach, reconcile, give up
+//!  OVSDB's rows ─►   │ who a slot belongs to
+//!                    ▼
+//!  every 5 s ────► Reader (thread "reader") ─► FlowTable ─► records ─► exporters
+//!                                                 │  └────► metrics
+//!  IPAllocations ─► Names ────────────────────────┴──────► trunkctl flows
+//! ```
+//!
+//! Tasks: one reconciles taps and drains (`service`), one per pool in use watches allocations (`allocations`). The two
+//! threads exist because the kernel makes whoever attaches or drains wait for a grace period.
 
+mod allocations;
+mod loss;
+mod names;
+mod owner;
 pub mod record;
+mod service;
+mod table;
+mod taps;
+mod view;
+mod wishes;
+
+pub use loss::Losses;
+pub use names::{Claim, Names};
+pub use service::{FlowService, FlowsOptions, StartError};
+pub use table::{Closed, FlowTable, LiveFlow, Timeouts};
+pub use view::{FlowRow, FlowsDump};
+pub use wishes::TapWish;

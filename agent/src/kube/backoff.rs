@@ -17,7 +17,7 @@ const QUIET: Duration = Duration::from_mins(1);
 
 /// An endless exponential schedule.
 #[derive(Debug)]
-pub(super) struct WatchBackoff {
+pub(crate) struct WatchBackoff {
     next: Duration,
     last: Option<Instant>,
 }

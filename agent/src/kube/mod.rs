@@ -10,6 +10,7 @@ pub mod status;
 mod table;
 mod watch;
 
+pub(crate) use backoff::WatchBackoff;
 pub use cache::{LookupError, ObjectCache};
 pub use watch::{WatchOptions, WatchTasks};
 

@@ -88,6 +88,13 @@ impl CniHandler for Gate {
         };
         serde_json::to_value(dump).unwrap_or_default()
     }
+
+    fn flows(&self) -> Result<serde_json::Value, Failure> {
+        match self.attacher.get() {
+            Some(attacher) => attacher.flows(),
+            None => Err(closed(self.is_on(), &self.node)),
+        }
+    }
 }
 
 fn closed(is_on: bool, node: &str) -> Failure {

@@ -17,6 +17,7 @@ use crate::{
     bridge::{Bridges, BridgesOptions},
     cli::{Options, chain},
     config::ConfigHandle,
+    flows::{FlowService, FlowsOptions},
     gc,
     http::Readiness,
     journal::{Journal, JournalError},
@@ -132,7 +133,11 @@ impl Node {
         let task = node_events::follow_bridges(bridges.state(), recorder(), metrics(), stop.clone());
         tasks.spawn(task.instrument(info_span!("bridges")));
         let words = watch::Sender::new("not dealt with yet".to_owned());
-        let attacher = self.attacher(&bridges, netns, words.subscribe());
+        let flows = self.flows(&bridges);
+        if let Ok(service) = &flows {
+            tasks.spawn(service.clone().run(stop.clone()).instrument(info_span!("flows")));
+        }
+        let attacher = self.attacher(&bridges, netns, words.subscribe(), flows);
         let keeper = Chain {
             config: self.config.clone(),
             socket: self.options.socket.clone(),
@@ -157,7 +162,36 @@ impl Node {
         Ok((tasks, bridges))
     }
 
-    fn attacher(&self, bridges: &Bridges, netns: NetnsThread, conflist: watch::Receiver<String>) -> Attacher {
+    /// Taps and flows. A node that cannot have them attaches pods all the same, and says why nothing is seen.
+    fn flows(&self, bridges: &Bridges) -> Result<FlowService, String> {
+        let config = self.config.current().flows.clone();
+        if !config.enabled {
+            return Err("flows.enabled is false in trunkline-agent.conf".to_owned());
+        }
+        let options = FlowsOptions {
+            node: self.name.clone(),
+            config,
+            bpffs: self.options.bpffs.clone(),
+            bridges: bridges.clone(),
+            objects: self.cluster.objects.clone(),
+            recorder: self.recorder.clone(),
+            metrics: Arc::clone(&self.metrics),
+        };
+        FlowService::start(options).map_err(|problem| {
+            let words = chain(&problem);
+            error!(problem = %words, "no flows are seen");
+            self.recorder.node(reason::FLOWS_UNAVAILABLE, format!("no flows are seen: {words}"));
+            words
+        })
+    }
+
+    fn attacher(
+        &self,
+        bridges: &Bridges,
+        netns: NetnsThread,
+        conflist: watch::Receiver<String>,
+        flows: Result<FlowService, String>,
+    ) -> Attacher {
         Attacher::new(AttachDeps {
             node: self.name.clone(),
             config: self.config.clone(),
@@ -169,6 +203,7 @@ impl Node {
             events: self.recorder.clone(),
             status: self.cluster.status.clone(),
             metrics: Arc::clone(&self.metrics),
+            flows,
         })
     }
 }

@@ -37,6 +37,10 @@ impl CniHandler for Handler {
         Err(Failure { code: 100, msg: format!("{} has no eth1", request.pod_name), details: String::new() })
     }
 
+    fn flows(&self) -> Result<Value, Failure> {
+        Ok(json!({ "flows": [] }))
+    }
+
     fn dump(&self) -> Value {
         json!({ "node": "n1" })
     }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::FeatureGates;
 use super::bridges::{self, BridgeConfig};
 use super::error::ConfigError;
+use super::flows::{self, FlowsConfig};
 use super::yaml::{Document, Fields, Node, Problem};
 use crate::{IfName, Mtu};
 
@@ -46,6 +47,8 @@ pub struct AgentConfig {
     pub metrics_bind_address: IpAddr,
     /// `metricsPort`, 1–65535. Default 10351.
     pub metrics_port: u16,
+    /// `flows`: taps and the flow table. Read when the agent starts.
+    pub flows: FlowsConfig,
 }
 
 /// `datapathType`: which datapath new bridges get.
@@ -127,6 +130,7 @@ impl Default for AgentConfig {
             disable_tx_checksum_offload: TxChecksumOffload::default(),
             metrics_bind_address: Ipv4Addr::UNSPECIFIED.into(),
             metrics_port: 10351,
+            flows: FlowsConfig::default(),
         }
     }
 }
@@ -165,6 +169,7 @@ impl AgentConfig {
         fields.set("disableTXChecksumOffload", &mut slot.disable_tx_checksum_offload, read_offload)?;
         fields.set("metricsBindAddress", &mut slot.metrics_bind_address, Node::address)?;
         fields.set("metricsPort", &mut slot.metrics_port, Node::port)?;
+        fields.set("flows", &mut slot.flows, flows::read)?;
         fields.finish()?;
         Ok(config)
     }

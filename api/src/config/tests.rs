@@ -54,6 +54,7 @@ fn every_key_is_read() {
         cniTimeoutSeconds: 180\npodsWithoutAnnotations: {action: allow, allowNamespaces: [x]}\ninterfacePrefix: net\n\
         defaultMTU: uplink\nnamespaceIsolation: true\nduplicateAddressDetection: wait\n\
         disableTXChecksumOffload: true\nmetricsBindAddress: \"::1\"\nmetricsPort: 1\n\
+        flows: {enabled: false, memoryMiB: 128, maxTaps: 64, intervalSeconds: 1, activeTimeoutSeconds: 2, idleTimeoutSeconds: 3}\n\
         secondaryNetwork:\n  ovsBridges:\n  - bridgeName: a\n    physicalInterfaces:\n    - nic0\n    \
         - {name: nic1, allowedVLANs: [\"0\", 100, \"200-300\"]}\n    enableMulticastSnooping: true\n    mtu: 9000\n    \
         adopt: true\n    parallelUplinks: allow\n  - bridgeName: b\n";
@@ -65,6 +66,10 @@ fn every_key_is_read() {
     assert_eq!(config.duplicate_address_detection, DuplicateAddressDetection::Wait);
     assert_eq!(config.disable_tx_checksum_offload, TxChecksumOffload::Disable);
     assert_eq!((config.metrics_bind_address.to_string().as_str(), config.metrics_port), ("::1", 1));
+    let flows = &config.flows;
+    assert!(!flows.enabled && flows.memory_bytes == 128 << 20 && flows.max_taps == 64);
+    let seconds = [flows.interval, flows.active_timeout, flows.idle_timeout].map(|time| time.as_secs());
+    assert_eq!(seconds, [1, 2, 3]);
     let [a, b] = &config.bridges[..] else { panic!("two bridges") };
     assert!(a.multicast_snooping && a.adopt && a.parallel_uplinks && a.mtu.is_some());
     assert_eq!(a.uplinks[1].allowed_vlans.to_string(), "0,100,200-300");
@@ -90,7 +95,7 @@ fn eight_uplinks_are_accepted_and_nine_refused() {
 fn bad_agent_files_are_refused_by_line_and_key() {
     let known = "featureGates, secondaryNetwork, ovsRunDir, datapathType, cniBinDir, cniConfDir, cniTimeoutSeconds, \
         podsWithoutAnnotations, interfacePrefix, defaultMTU, namespaceIsolation, duplicateAddressDetection, \
-        disableTXChecksumOffload, metricsBindAddress, metricsPort";
+        disableTXChecksumOffload, metricsBindAddress, metricsPort, flows";
     for (text, problem) in [
         ("a: [".to_owned(), "2: not valid YAML: did not find expected node content".to_owned()),
         ("- a".to_owned(), "1: a list is not a mapping of keys to values".to_owned()),
@@ -128,6 +133,11 @@ fn bad_agent_files_are_refused_by_line_and_key() {
         (
             "defaultMTU: 67\n".to_owned(),
             "1: defaultMTU: 67 is neither an MTU nor \"uplink\"; use 68 to 65535 bytes, or uplink".to_owned(),
+        ),
+        ("flows: {memoryMiB: 3}\n".to_owned(), "1: flows.memoryMiB: 3 is out of range; use 4 to 4096".to_owned()),
+        (
+            "flows:\n  idleTimeoutSeconds: 0\n".to_owned(),
+            "2: flows.idleTimeoutSeconds: 0 is out of range; use 1 to 3600 seconds".to_owned(),
         ),
         ("metricsPort: 0\n".to_owned(), "1: metricsPort: 0 is not a port; use 1 to 65535".to_owned()),
         (

@@ -157,6 +157,12 @@ impl<'a> Node<'a> {
         Err(self.refuse(format!("{} is unknown; use {}", self.shown(), words.join(" or "))))
     }
 
+    /// A whole number between the two, both included.
+    pub(super) fn within(&self, least: u64, most: u64) -> Result<u64, Problem> {
+        let fits = self.unsigned().filter(|number| (least..=most).contains(number));
+        fits.ok_or_else(|| self.refuse(format!("{} is out of range; use {least} to {most}", self.shown())))
+    }
+
     /// Whole seconds between the two, both included.
     pub(super) fn seconds(&self, least: u64, most: u64) -> Result<Duration, Problem> {
         match self.unsigned() {

@@ -36,14 +36,14 @@ async fn a_refusal_is_said_in_the_agents_words() {
 
 #[tokio::test]
 async fn a_stopped_agent_is_said_with_its_socket() {
-    let error = ask(Path::new("/nonexistent/agent.sock")).await.expect_err("nobody listens");
+    let error = ask::<NodeDump>(Path::new("/nonexistent/agent.sock")).await.expect_err("nobody listens");
     let words = "the agent does not answer at /nonexistent/agent.sock (is it running on this node?)";
     assert_eq!(error.to_string(), words);
 }
 
 #[test]
 fn silence_is_a_failure_that_counts_nodes() {
-    let mut nodes = Nodes::default();
+    let mut nodes: Nodes = Nodes { dumps: Vec::new(), silent: Vec::new() };
     assert!(nodes.complete().is_ok());
     nodes.dumps.push(NodeDump::default());
     nodes.silent.push(("n2".to_owned(), "no answer within 20 s".to_owned()));

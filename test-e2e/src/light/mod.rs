@@ -3,6 +3,7 @@
 //! The harness is scheduler, kubelet and runtime here. It claims nothing about those; the cluster suite has the real
 //! ones.
 
+pub mod bpffs;
 pub mod controller;
 pub mod http;
 pub mod leaks;

@@ -15,6 +15,7 @@ use k8s_openapi::api::core::v1::Node;
 use kube::Client;
 
 use crate::control_plane::{ControlPlane, SERVER_IP, User};
+use crate::light::bpffs::Bpffs;
 use crate::light::http;
 use crate::light::ovs::Ovs;
 use crate::netns::Netns;
@@ -70,6 +71,7 @@ pub struct LightNode {
     data: PathBuf,
     options: Mutex<NodeOptions>,
     netns: Netns,
+    bpffs: Bpffs,
     ovs: Ovs,
     agent: Mutex<Option<Process>>,
     object: Mutex<Node>,
@@ -91,12 +93,13 @@ impl LightNode {
         let (dir, data) = (run.dir().join(&name), run.data(&name)?);
         let netns = Netns::create(run, &name)?;
         let plugged = Mutex::new(plug(switch, &netns, index, &options)?);
+        let bpffs = Bpffs::create(run, dir.join("bpf"))?;
         let ovs = Ovs::start(run, &name, &netns, &dir.join("ovs"), &data)?;
         let client = plane.client().await?;
         let object = objects::create_node(&client, &name, &address(index)).await?;
         let (run, options) = (run.clone(), Mutex::new(options));
         let (agent, object) = (Mutex::default(), Mutex::new(object));
-        let node = Self { name, index, run, dir, data, options, netns, ovs, agent, object, plugged };
+        let node = Self { name, index, run, dir, data, options, netns, bpffs, ovs, agent, object, plugged };
         node.install_files()?;
         node.renew_identity(plane, &client).await?;
         Ok(node)
@@ -190,6 +193,11 @@ impl LightNode {
         self.data.join("bin")
     }
 
+    /// The node's BPF file system.
+    pub fn bpffs(&self) -> &Path {
+        self.bpffs.path()
+    }
+
     /// The agent's socket.
     pub fn agent_socket(&self) -> PathBuf {
         self.dir.join("agent.sock")
@@ -253,6 +261,7 @@ impl LightNode {
         command.arg(paths::binary("trunkline-agent")?).arg("--config").arg(self.config_file());
         command.args(["--node-name", &self.name, "--namespace", "trunkline-system"]);
         command.arg("--kubeconfig").arg(plane.file(&format!("agent-{}.kubeconfig", self.name)));
+        command.arg("--bpffs").arg(self.bpffs.path());
         command.arg("--socket").arg(self.agent_socket()).arg("--ipam-token-file").arg(self.ipam_token());
         let process = Process::spawn(&self.run, &format!("{}-agent", self.name), command)?;
         *lock(&self.agent) = Some(process);
@@ -307,6 +316,7 @@ impl LightNode {
         let _ = fs::remove_dir_all(self.data.join("results"));
         let _ = fs::remove_dir_all(self.dir.join("host-local"));
         self.netns.recreate()?;
+        self.bpffs.remount()?;
         self.new_boot_id()?;
         let options = self.options().clone();
         *lock(&self.plugged) = plug(switch, &self.netns, self.index, &options)?;

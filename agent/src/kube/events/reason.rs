@@ -71,6 +71,12 @@ reasons! {
         "On a Node: a changed datapathType takes effect only when the bridge is made anew.";
     OVS_UNREACHABLE = "OvsUnreachable", true, "ConnectOvs",
         "On a Node: Open vSwitch does not answer; new pods wait, running ones keep their traffic while it lives.";
+    TAP_FAILED = "TapFailed", true, "Tap",
+        "On a Pod or Node: an interface has no tap, so its flows are not seen; the interface itself works. The agent tries again.";
+    TAP_ATTACHED_AGAIN = "TapAttachedAgain", true, "Tap",
+        "On a Pod or Node: somebody took an interface's tap off; it is back on, and frames in between were not counted.";
+    FLOWS_UNAVAILABLE = "FlowsUnavailable", true, "StartTaps",
+        "On a Node: no flows are seen, since this kernel or its BPF file system does not take the tap programs; everything else works.";
     OVS_ALREADY_RUNNING = "OvsAlreadyRunning", true, "StartOvs",
         "On a Pod of trunkline-ovs: the node runs an Open vSwitch of its own; install the overlay host-ovs instead.";
 }

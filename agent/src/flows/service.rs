@@ -1,0 +1,575 @@
+//! The task that keeps taps as they should be, reads what they counted, and makes records of it.
+//!
+//! One task. It reconciles every two seconds and drains every interval; each await is a timer or an answer of an owner
+//! thread, and a dropped answer costs nothing: what is pinned is read by the next look. On a stop it drains once more
+//! and closes every flow, so that an ordinary restart loses no record; taps stay attached and go on counting.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use tokio_util::sync::CancellationToken;
+use trunkline_api::FlowsConfig;
+use trunkline_ebpf::{
+    Budget, BudgetError, ClosedEpoch, Conversation, Counters, Direction, Reader, Slot, TapError, TapSet,
+    possible_processors,
+};
+
+use super::allocations::Allocations;
+use super::loss::Losses;
+use super::owner::{Owner, OwnerGone};
+use super::record::{Endpoint, FlowRecord, TapIdentity};
+use super::table::{Closed, FlowTable, Timeouts};
+use super::taps::{Changes, Taps};
+use super::view::{self, FlowsDump};
+use super::wishes;
+use crate::bridge::{Bridges, PodPortRow};
+use crate::cli::chain;
+use crate::dump::TapDump;
+use crate::kube::ObjectCache;
+use crate::kube::events::{Recorder, reason};
+use crate::metrics::{FlowSample, Metrics, TapLabels};
+
+/// How often desired taps are compared with those found.
+const RECONCILE: Duration = Duration::from_secs(2);
+/// Most flows that one answer holds; the busiest come first.
+const MOST_SHOWN: usize = 20_000;
+
+/// Why there are no flows.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The budget is too small.
+    #[error("flows.memoryMiB is too small")]
+    Budget(#[from] BudgetError),
+    /// The kernel or its BPF file system.
+    #[error("taps cannot be had")]
+    Taps(#[from] TapError),
+    /// The BPF file system could not be mounted.
+    #[error("cannot mount a BPF file system at {}", path.display())]
+    Mount {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A thread could not be started.
+    #[error("cannot start a thread")]
+    Thread(#[source] std::io::Error),
+}
+
+/// What the service is made with.
+pub struct FlowsOptions {
+    /// This node's name.
+    pub node: String,
+    /// The configuration's `flows`.
+    pub config: FlowsConfig,
+    /// Where pins go: a BPF file system, or a folder where one is mounted.
+    pub bpffs: PathBuf,
+    /// This node's bridges.
+    pub bridges: Bridges,
+    /// NADs and pools.
+    pub objects: ObjectCache,
+    /// Where Events go.
+    pub recorder: Recorder,
+    /// Counters and gauges.
+    pub metrics: Arc<Metrics>,
+}
+
+/// What the task and those who ask share.
+struct State {
+    table: FlowTable,
+    /// Counters of every tap since it was attached.
+    totals: HashMap<(Slot, Direction), Counters>,
+    as_of: SystemTime,
+}
+
+/// A handle; clones share everything.
+#[derive(Clone)]
+pub struct FlowService {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    options: FlowsOptions,
+    taps: Taps,
+    reader: Owner<Reader>,
+    state: Mutex<State>,
+    allocations: Mutex<Allocations>,
+    losses: Mutex<Losses>,
+}
+
+impl FlowService {
+    /// Loads the programs and takes over what an earlier process left. Blocks for as long as the verifier takes.
+    pub fn start(options: FlowsOptions) -> Result<Self, StartError> {
+        let FlowsConfig { memory_bytes, max_taps, active_timeout, idle_timeout, .. } = options.config;
+        let processors = possible_processors();
+        let capacity = Budget { bytes: memory_bytes, taps: max_taps, processors }.capacity()?;
+        mount_if_needed(&options.bpffs)?;
+        let set = TapSet::open(&options.bpffs.join("trunkline"), capacity)?;
+        let reader = set.reader()?;
+        if reader.interrupted() {
+            tracing::warn!(
+                "an earlier agent was killed while it read flows: one interval's records are lost"
+            );
+            options.metrics.add_lost_epoch();
+        }
+        tracing::info!(
+            flows = capacity.flows,
+            taps = capacity.taps,
+            map_bytes = capacity.map_bytes,
+            table_bytes = capacity.table_bytes,
+            "flow memory: what flows.memoryMiB comes to"
+        );
+        options.metrics.set_flow_capacity(capacity.flows, capacity.map_bytes + capacity.table_bytes);
+        let table =
+            FlowTable::new(capacity.flows as usize, Timeouts { active: active_timeout, idle: idle_timeout });
+        let inner = Inner {
+            taps: Taps::start(set).map_err(StartError::Thread)?,
+            reader: Owner::start("flow-reader", reader).map_err(StartError::Thread)?,
+            state: Mutex::new(State { table, totals: HashMap::new(), as_of: SystemTime::now() }),
+            allocations: Mutex::new(Allocations::new(options.objects.clone())),
+            losses: Mutex::default(),
+            options,
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Attaches the tap of a pod's port, before the pod's end goes up. An error is for the log and an Event: the pod
+    /// is attached all the same.
+    pub async fn attach(&self, row: &PodPortRow, ifindex: u32) -> Result<(), String> {
+        let states = self.inner.options.bridges.state();
+        let datapath = {
+            let states = states.borrow();
+            let found = states.iter().find(|(name, _)| name.as_str() == row.bridge);
+            found.and_then(|(_, state)| state.datapath)
+        };
+        self.inner.taps.attach(wishes::of_port(row, ifindex, datapath)).await
+    }
+
+    /// Keeps everything going until the stop.
+    pub async fn run(self, stop: CancellationToken) {
+        let inner = &*self.inner;
+        inner.read_leftover().await;
+        let mut reconcile = tokio::time::interval(RECONCILE);
+        let mut drain = tokio::time::interval(inner.options.config.interval);
+        for timer in [&mut reconcile, &mut drain] {
+            timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        }
+        loop {
+            let done = tokio::select! { biased;
+                () = stop.cancelled() => break,
+                _ = reconcile.tick() => inner.reconcile().await,
+                _ = drain.tick() => inner.drain().await,
+            };
+            if let Err(gone) = done {
+                tracing::error!(%gone, "flows are read no more");
+                return;
+            }
+        }
+        // What was counted until now is recorded; what comes is the next process's.
+        if inner.drain().await.is_ok() {
+            let closed = inner.state().table.end_all();
+            inner.emit(&closed);
+        }
+    }
+
+    /// The flows as they are, the busiest first.
+    pub fn flows(&self) -> FlowsDump {
+        self.inner.flows()
+    }
+
+    /// Every tap, and everything that should have one.
+    pub fn taps(&self) -> Vec<TapDump> {
+        self.inner.tap_dumps()
+    }
+}
+
+impl Inner {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn allocations(&self) -> MutexGuard<'_, Allocations> {
+        self.allocations.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn reconcile(&self) -> Result<(), OwnerGone> {
+        if !self.options.bridges.ovs_connected() {
+            return Ok(()); // which ports there are is not known
+        }
+        let rows = self.options.bridges.pod_ports();
+        let (wanted, missing) = {
+            let states = self.options.bridges.state();
+            let states = states.borrow().clone();
+            wishes::all(&rows, &states, ifindex)
+        };
+        let desired = wanted.len() + missing.len();
+        let changes = self.taps.reconcile(wanted, missing, |name| ifindex(name).is_some()).await?;
+        self.tell(&changes);
+        self.follow_pools(&rows);
+        let known = self.taps.known();
+        self.options.metrics.set_taps(desired, known.taps.len());
+        Ok(())
+    }
+
+    fn tell(&self, changes: &Changes) {
+        for (slot, identity) in &changes.attached_again {
+            self.state().table.mark_gap(*slot);
+            self.options.metrics.add_tap_gap();
+            let words = format!(
+                "somebody took the tap off interface {} ({}); it is back on, and frames in between were not counted",
+                identity.interface, identity.device
+            );
+            self.event(identity, reason::TAP_ATTACHED_AGAIN, words);
+        }
+        for (identity, error) in &changes.failed {
+            let words = format!(
+                "interface {} ({}) has no tap, its flows are not seen: {error}",
+                identity.interface, identity.device
+            );
+            self.event(identity, reason::TAP_FAILED, words);
+        }
+    }
+
+    fn event(&self, identity: &TapIdentity, reason: reason::Reason, words: String) {
+        match &identity.pod {
+            Some(pod) => self.options.recorder.pod_named(&pod.namespace, &pod.name, &pod.uid, reason, words),
+            None => self.options.recorder.node(reason, words),
+        }
+    }
+
+    fn follow_pools(&self, rows: &[PodPortRow]) {
+        let mut allocations = self.allocations();
+        allocations.follow(rows.iter().flat_map(|row| row.pools.iter().map(String::as_str)));
+        let mut names = allocations.names();
+        names.forget(SystemTime::now());
+        let ports = rows.iter().filter_map(|row| {
+            let owner = Endpoint {
+                namespace: row.pod_namespace.clone(),
+                name: row.pod_name.clone(),
+                uid: row.pod_uid.clone(),
+                interface: row.interface.clone(),
+            };
+            Some((row.bridge.clone(), row.mac?, Arc::new(owner)))
+        });
+        names.set_ports(ports);
+    }
+
+    /// What an earlier process closed and did not read.
+    async fn read_leftover(&self) {
+        match self.reader.run(Reader::drain_leftover).await {
+            Ok(Ok(Some(epoch))) => self.take_in(&epoch, HashMap::new()),
+            Ok(Ok(None)) => {}
+            Ok(Err(error)) => {
+                tracing::warn!(error = %chain(&error), "what an earlier agent left cannot be read");
+            }
+            Err(gone) => tracing::error!(%gone, "flows cannot be read"),
+        }
+    }
+
+    async fn drain(&self) -> Result<(), OwnerGone> {
+        let slots: Vec<Slot> = {
+            let known = self.taps.known();
+            known.taps.keys().chain(known.leaving.keys()).copied().collect()
+        };
+        let started = std::time::Instant::now();
+        let work = move |reader: &mut Reader| {
+            let epoch = reader.drain()?;
+            let mut totals = HashMap::new();
+            for slot in slots {
+                for direction in Direction::BOTH {
+                    totals.insert((slot, direction), reader.totals(slot, direction)?);
+                }
+            }
+            Ok::<_, TapError>((epoch, totals))
+        };
+        match self.reader.run(work).await? {
+            Ok((epoch, totals)) => {
+                self.options.metrics.observe_drain(started.elapsed(), epoch.entries);
+                self.take_in(&epoch, totals);
+                self.compare_with_the_switch().await;
+                self.free_slots().await
+            }
+            Err(error) => {
+                tracing::warn!(error = %chain(&error), "flows cannot be read, will try again");
+                Ok(())
+            }
+        }
+    }
+
+    /// A closed epoch into the table, records out, metrics set.
+    fn take_in(&self, epoch: &ClosedEpoch, totals: HashMap<(Slot, Direction), Counters>) {
+        let wrong = epoch.inexact();
+        if !wrong.is_empty() {
+            tracing::error!(taps = ?wrong, epoch = epoch.epoch, "flows and losses do not add up to the taps' counters");
+            self.options.metrics.add_inexact_epoch();
+        }
+        let closed = {
+            let mut state = self.state();
+            let mut closed = state.table.absorb(&epoch.flows);
+            closed.extend(state.table.expire(Reader::now()));
+            state.totals.extend(totals);
+            state.as_of = SystemTime::now();
+            closed
+        };
+        self.count(epoch);
+        self.emit(&closed);
+    }
+
+    fn count(&self, epoch: &ClosedEpoch) {
+        let metrics = &self.options.metrics;
+        metrics.set_flows(self.state().table.len());
+        for (slot, direction, counters) in self.counters() {
+            let Some(tap) = self.taps.known().owner(slot) else { continue };
+            metrics.set_tap(&tap_labels(&tap, direction), &counters);
+        }
+        for (key, flow) in &epoch.flows {
+            let Some(tap) = self.taps.known().owner(key.slot()) else { continue };
+            let Some(network) = &tap.network else { continue };
+            let sample = FlowSample {
+                network: network.clone(),
+                vlan: tap.vlan.map_or(0, u16::from),
+                protocol: family(&key.conversation()),
+            };
+            metrics.add_flow(&sample, flow.totals);
+        }
+    }
+
+    fn counters(&self) -> Vec<(Slot, Direction, Counters)> {
+        let state = self.state();
+        state.totals.iter().map(|((slot, direction), counters)| (*slot, *direction, *counters)).collect()
+    }
+
+    /// What the taps saw against what the switch forwarded.
+    async fn compare_with_the_switch(&self) {
+        let rows = self.options.bridges.pod_ports();
+        let names: Vec<trunkline_api::BridgeName> = {
+            let states = self.options.bridges.state();
+            let states = states.borrow();
+            states.iter().filter(|(_, state)| state.exists).map(|(name, _)| name.clone()).collect()
+        };
+        for bridge in names {
+            let Ok(counts) = self.options.bridges.flow_stats(&bridge).await else { continue };
+            let known = self.taps.known();
+            let state = self.state();
+            let mut losses = self.losses.lock().unwrap_or_else(PoisonError::into_inner);
+            for row in rows.iter().filter(|row| row.bridge == bridge.as_str()) {
+                let count = counts.iter().find(|count| Some(count.ofport) == row.ofport);
+                let tap = known.taps.iter().find(|(_, tap)| tap.device == row.name);
+                let (Some(count), Some((slot, tap))) = (count, tap) else { continue };
+                let Some(sent) = state.totals.get(&(*slot, Direction::Sent)) else { continue };
+                let lost = losses.look(&row.name, sent.seen.skbs, count.packets);
+                self.options.metrics.set_tap_loss(&tap_labels(tap, Direction::Sent), count.packets, lost);
+            }
+        }
+    }
+
+    /// Slots whose last flows have been read: their flows end, their counters are set back, others may have them.
+    async fn free_slots(&self) -> Result<(), OwnerGone> {
+        for slot in self.taps.drained() {
+            let closed = self.state().table.end_tap(slot);
+            self.emit(&closed);
+            let freed = match self.reader.run(move |reader| reader.zero(slot)).await? {
+                Ok(()) => self.taps_forget(slot).await?,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = freed {
+                tracing::warn!(error = %chain(&error), "a tap's slot cannot be freed, will try again");
+            }
+        }
+        let alive: Vec<String> = self.taps.known().taps.values().map(|tap| tap.device.clone()).collect();
+        let mut losses = self.losses.lock().unwrap_or_else(PoisonError::into_inner);
+        losses.retain(|port| alive.iter().any(|device| device == port));
+        Ok(())
+    }
+
+    async fn taps_forget(&self, slot: Slot) -> Result<Result<(), TapError>, OwnerGone> {
+        let owner = self.taps.known().owner(slot);
+        let freed = self.taps.forget(slot).await?;
+        if freed.is_ok() {
+            self.state().totals.retain(|(held, _), _| *held != slot);
+            if let Some(tap) = owner {
+                for direction in Direction::BOTH {
+                    self.options.metrics.forget_tap(&tap_labels(&tap, direction));
+                }
+            }
+        }
+        Ok(freed)
+    }
+
+    fn emit(&self, closed: &[Closed]) {
+        let records = self.records(closed);
+        self.options.metrics.add_records(records.len());
+    }
+
+    fn records(&self, closed: &[Closed]) -> Vec<Arc<FlowRecord>> {
+        let clock = Clock::now();
+        let known = self.taps.known();
+        let allocations = self.allocations();
+        let names = allocations.names();
+        let record = |one: &Closed| {
+            let tap = known.owner(one.key.slot())?;
+            let (start, end) = (clock.wall(one.totals.first), clock.wall(one.totals.last));
+            let (address, mac) = other_side(&one.key.conversation(), one.key.direction(), &one.totals);
+            Some(Arc::new(FlowRecord {
+                peer: names.peer(&tap, address, mac, end),
+                tap,
+                key: one.key,
+                totals: one.totals.totals,
+                start,
+                end,
+                tcp_flags: one.totals.tcp_flags,
+                tos: one.totals.tos,
+                rtt: one.rtt.map(|nanos| Duration::from_nanos(nanos.into())),
+                fragmented: one.totals.fragmented,
+                src_mac: one.totals.src_mac,
+                dst_mac: one.totals.dst_mac,
+                gap: one.gap,
+                reason: one.reason,
+            }))
+        };
+        closed.iter().filter_map(record).collect()
+    }
+
+    fn flows(&self) -> FlowsDump {
+        let clock = Clock::now();
+        let known = self.taps.known();
+        let allocations = self.allocations();
+        let names = allocations.names();
+        let state = self.state();
+        let mut flows: Vec<_> = state.table.iter().collect();
+        flows.sort_unstable_by_key(|(_, flow)| std::cmp::Reverse(flow.whole.bytes));
+        let left_out = flows.len().saturating_sub(MOST_SHOWN);
+        let interval = self.options.config.interval;
+        let row = |(key, flow): (&trunkline_ebpf::FlowKey, &super::table::LiveFlow)| {
+            let tap = known.owner(key.slot())?;
+            let (address, mac) = other_side(&key.conversation(), key.direction(), &flow.stretch);
+            let peer = names.peer(&tap, address, mac, clock.wall(flow.stretch.last));
+            Some(view::row(&tap, peer.as_deref(), key, flow, interval, |at| millis(clock.wall(at))))
+        };
+        FlowsDump {
+            node: self.options.node.clone(),
+            as_of_unix_ms: millis(state.as_of),
+            left_out,
+            flows: flows.into_iter().take(MOST_SHOWN).filter_map(row).collect(),
+        }
+    }
+
+    fn tap_dumps(&self) -> Vec<TapDump> {
+        let known = self.taps.known();
+        let state = self.state();
+        let dump = |identity: &TapIdentity, condition: &str| TapDump {
+            device: identity.device.clone(),
+            interface: identity.interface.clone(),
+            pod: identity.pod.as_ref().map(|pod| format!("{}/{}", pod.namespace, pod.name)),
+            network: identity.network.clone().unwrap_or_default(),
+            vlan: identity.vlan.map_or(0, u16::from),
+            bridge: identity.bridge.clone().unwrap_or_default(),
+            state: condition.to_owned(),
+            ..TapDump::default()
+        };
+        let attached = known.taps.iter().map(|(slot, identity)| {
+            let of = |direction| state.totals.get(&(*slot, direction)).copied().unwrap_or_default();
+            let (received, sent) = (of(Direction::Received), of(Direction::Sent));
+            let mut tap = dump(identity, "attached");
+            (tap.received_skbs, tap.received_bytes) = (received.seen.skbs, received.seen.skb_bytes);
+            (tap.sent_skbs, tap.sent_bytes) = (sent.seen.skbs, sent.seen.skb_bytes);
+            tap.without_flow = received.lost.skbs + sent.lost.skbs;
+            tap
+        });
+        let failed =
+            known.failed.values().map(|(identity, words)| dump(identity, &format!("failed: {words}")));
+        let missing = known.missing.iter().map(|name| TapDump {
+            device: name.clone(),
+            interface: name.clone(),
+            state: "not there: no such link on the node".to_owned(),
+            ..TapDump::default()
+        });
+        attached.chain(failed).chain(missing).collect()
+    }
+}
+
+/// The programs' clock against the wall's, as of one moment.
+struct Clock {
+    wall: SystemTime,
+    monotonic: u64,
+}
+
+impl Clock {
+    fn now() -> Self {
+        Self { wall: SystemTime::now(), monotonic: Reader::now() }
+    }
+
+    fn wall(&self, at: u64) -> SystemTime {
+        self.wall - Duration::from_nanos(self.monotonic.saturating_sub(at))
+    }
+}
+
+fn millis(time: SystemTime) -> u64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The address and MAC of whoever is at the other end.
+fn other_side(
+    conversation: &Conversation,
+    direction: Direction,
+    totals: &trunkline_ebpf::FlowTotals,
+) -> (Option<std::net::IpAddr>, [u8; 6]) {
+    let pair = match *conversation {
+        Conversation::Ip { src, dst, .. } | Conversation::Icmp { src, dst, .. } => Some((src, dst)),
+        Conversation::Arp { sender, target, .. } => Some((sender.into(), target.into())),
+        Conversation::Ethernet { .. } => None,
+    };
+    match direction {
+        Direction::Sent => (pair.map(|(_, dst)| dst), totals.dst_mac),
+        Direction::Received => (pair.map(|(src, _)| src), totals.src_mac),
+    }
+}
+
+/// A small closed set, for a metric's label.
+fn family(conversation: &Conversation) -> &'static str {
+    match conversation {
+        Conversation::Ip { protocol: 6, .. } => "tcp",
+        Conversation::Ip { protocol: 17, .. } => "udp",
+        Conversation::Ip { protocol: 132, .. } => "sctp",
+        Conversation::Ip { .. } => "other-ip",
+        Conversation::Icmp { .. } => "icmp",
+        Conversation::Arp { .. } => "arp",
+        Conversation::Ethernet { .. } => "ethernet",
+    }
+}
+
+fn tap_labels(tap: &TapIdentity, direction: Direction) -> TapLabels {
+    let pod = tap.pod.as_ref();
+    TapLabels {
+        device: tap.device.clone(),
+        namespace: pod.map(|pod| pod.namespace.clone()).unwrap_or_default(),
+        pod: pod.map(|pod| pod.name.clone()).unwrap_or_default(),
+        interface: tap.interface.clone(),
+        network: tap.network.clone().unwrap_or_default(),
+        vlan: tap.vlan.map_or(0, u16::from),
+        direction: match direction {
+            Direction::Received => "received",
+            Direction::Sent => "sent",
+        },
+    }
+}
+
+fn ifindex(name: &str) -> Option<u32> {
+    nix::net::if_::if_nametoindex(name).ok()
+}
+
+/// Mounts a BPF file system where there is none.
+fn mount_if_needed(path: &std::path::Path) -> Result<(), StartError> {
+    use nix::mount::{MsFlags, mount};
+    use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+    let failed = |source| StartError::Mount { path: path.to_owned(), source };
+    std::fs::create_dir_all(path).map_err(failed)?;
+    if statfs(path).is_ok_and(|found| found.filesystem_type() == BPF_FS_MAGIC) {
+        return Ok(());
+    }
+    mount(Some("bpf"), path, Some("bpf"), MsFlags::empty(), Some("mode=0700"))
+        .map_err(|errno| failed(errno.into()))
+}

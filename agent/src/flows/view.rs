@@ -1,0 +1,228 @@
+//! Flows as `trunkline-agent flows` prints them and `trunkctl flows` shows them.
+//!
+//! Owns the shape only. Keys are stable: fields are added, never renamed.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use trunkline_ebpf::{Conversation, Direction, FlowKey, Tag};
+
+use super::record::{Endpoint, TapIdentity};
+use super::table::LiveFlow;
+
+/// The flows of one node, the busiest first.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct FlowsDump {
+    /// Node name.
+    pub node: String,
+    /// When the table was last brought up to date, milliseconds since the Unix epoch.
+    pub as_of_unix_ms: u64,
+    /// Flows that are left out because there were more than were asked for.
+    pub left_out: usize,
+    /// The flows.
+    pub flows: Vec<FlowRow>,
+}
+
+/// One flow of one tap in one direction.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct FlowRow {
+    /// `sent` or `received`, as the pod sees it; on an uplink, as the node sees it.
+    pub direction: String,
+    /// "namespace/name" of the pod; empty for an uplink.
+    pub pod: String,
+    /// Interface in the pod, or the uplink.
+    pub interface: String,
+    /// Device of the node that carries the tap.
+    pub device: String,
+    /// "namespace/name" of the network; empty for an uplink.
+    pub network: String,
+    /// The network's VLAN, 0 when untagged or on an uplink.
+    pub vlan: u16,
+    /// Bridge.
+    pub bridge: String,
+    /// Tags as they were on the wire, outermost first, such as "100" or "ad:200,100"; empty where there was none.
+    pub tags: String,
+    /// `tcp`, `udp`, `icmp`, …, the protocol's number, `arp`, or `0x88cc` for an ethertype.
+    pub protocol: String,
+    /// Source address: IP, or Ethernet where there is no IP.
+    pub source: String,
+    /// Source port; ICMP's type; absent where there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source_port: Option<u16>,
+    /// Destination address.
+    pub destination: String,
+    /// Destination port; ICMP's code; absent where there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub destination_port: Option<u16>,
+    /// "namespace/name" of the pod at the other end, where it is known.
+    pub peer: String,
+    /// Packets on the wire.
+    pub packets: u64,
+    /// Bytes on the wire, Ethernet headers included.
+    pub bytes: u64,
+    /// Socket buffers: what the device counts.
+    pub skbs: u64,
+    /// Bytes of those.
+    pub skb_bytes: u64,
+    /// Bytes a second over the last interval.
+    pub bytes_per_second: u64,
+    /// TCP flags seen, such as "SYN,ACK"; empty for other protocols.
+    pub flags: String,
+    /// Round trip of the TCP handshake in microseconds, where it was seen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rtt_us: Option<f64>,
+    /// First packet, milliseconds since the Unix epoch.
+    pub first_unix_ms: u64,
+    /// Last packet, milliseconds since the Unix epoch.
+    pub last_unix_ms: u64,
+    /// What else is to know: "fragments", "truncated", "gap", …
+    pub notes: Vec<String>,
+}
+
+/// RFC 9293 3.1, from the lowest bit.
+const TCP_FLAGS: [&str; 9] = ["FIN", "SYN", "RST", "PSH", "ACK", "URG", "ECE", "CWR", "AE"];
+
+/// A row of the table. `wall` turns the programs' clock into milliseconds since the Unix epoch.
+pub(super) fn row(
+    tap: &TapIdentity,
+    peer: Option<&Endpoint>,
+    key: &FlowKey,
+    flow: &LiveFlow,
+    interval: Duration,
+    wall: impl Fn(u64) -> u64,
+) -> FlowRow {
+    let direction = match key.direction() {
+        Direction::Sent => "sent",
+        Direction::Received => "received",
+    };
+    let pod = |endpoint: &Endpoint| format!("{}/{}", endpoint.namespace, endpoint.name);
+    let rate = |bytes: u64| {
+        let millis = u64::try_from(interval.as_millis()).unwrap_or(u64::MAX).max(1);
+        bytes.saturating_mul(1000) / millis
+    };
+    let mut row = FlowRow {
+        direction: direction.to_owned(),
+        pod: tap.pod.as_ref().map(pod).unwrap_or_default(),
+        interface: tap.interface.clone(),
+        device: tap.device.clone(),
+        network: tap.network.clone().unwrap_or_default(),
+        vlan: tap.vlan.map_or(0, u16::from),
+        bridge: tap.bridge.clone().unwrap_or_default(),
+        tags: tags(key),
+        protocol: protocol(&key.conversation()),
+        peer: peer.map(pod).unwrap_or_default(),
+        packets: flow.whole.packets,
+        bytes: flow.whole.bytes,
+        skbs: flow.whole.skbs,
+        skb_bytes: flow.whole.skb_bytes,
+        bytes_per_second: rate(flow.last_epoch.bytes),
+        flags: flags(flow.flags),
+        rtt_us: flow.rtt.map(|nanos| f64::from(nanos) / 1000.0),
+        first_unix_ms: wall(flow.began),
+        last_unix_ms: wall(flow.stretch.last),
+        notes: notes(key, flow),
+        ..FlowRow::default()
+    };
+    fill_addresses(&mut row, &key.conversation());
+    row
+}
+
+fn fill_addresses(row: &mut FlowRow, conversation: &Conversation) {
+    match *conversation {
+        Conversation::Ip { src, dst, src_port, dst_port, protocol } => {
+            (row.source, row.destination) = (src.to_string(), dst.to_string());
+            if has_ports(protocol) {
+                (row.source_port, row.destination_port) = (Some(src_port), Some(dst_port));
+            }
+        }
+        Conversation::Icmp { src, dst, kind, code } => {
+            (row.source, row.destination) = (src.to_string(), dst.to_string());
+            (row.source_port, row.destination_port) = (Some(kind.into()), Some(code.into()));
+        }
+        Conversation::Arp { sender, target, .. } => {
+            (row.source, row.destination) = (sender.to_string(), target.to_string());
+        }
+        Conversation::Ethernet { src, dst, .. } => {
+            (row.source, row.destination) = (ethernet(src), ethernet(dst));
+        }
+    }
+}
+
+/// TCP, UDP, DCCP, SCTP, UDP-Lite.
+fn has_ports(protocol: u8) -> bool {
+    matches!(protocol, 6 | 17 | 33 | 132 | 136)
+}
+
+fn ethernet(octets: [u8; 6]) -> String {
+    octets.map(|octet| format!("{octet:02x}")).join(":")
+}
+
+/// The protocol's usual name, else its number.
+pub(super) fn protocol(conversation: &Conversation) -> String {
+    let name = match *conversation {
+        Conversation::Ip { protocol, .. } => match protocol {
+            6 => "tcp",
+            17 => "udp",
+            33 => "dccp",
+            47 => "gre",
+            50 => "esp",
+            51 => "ah",
+            132 => "sctp",
+            136 => "udplite",
+            other => return other.to_string(),
+        },
+        Conversation::Icmp { src, .. } if src.is_ipv4() => "icmp",
+        Conversation::Icmp { .. } => "icmpv6",
+        Conversation::Arp { .. } => "arp",
+        Conversation::Ethernet { ethertype, .. } => return format!("{ethertype:#06x}"),
+    };
+    name.to_owned()
+}
+
+fn tags(key: &FlowKey) -> String {
+    let one = |tag: Tag| if tag.service { format!("ad:{}", tag.vid) } else { tag.vid.to_string() };
+    let mut tags: Vec<String> = [key.outer(), key.inner()].into_iter().flatten().map(one).collect();
+    if key.more_tags() {
+        tags.push("…".to_owned());
+    }
+    tags.join(",")
+}
+
+fn flags(bits: u16) -> String {
+    let set = TCP_FLAGS.iter().enumerate().filter(|(bit, _)| bits & (1 << bit) != 0);
+    set.map(|(_, name)| *name).collect::<Vec<_>>().join(",")
+}
+
+fn notes(key: &FlowKey, flow: &LiveFlow) -> Vec<String> {
+    let notes = [
+        (key.later_fragment(), "later fragments, whose ports nobody knows"),
+        (flow.stretch.fragmented, "first fragments"),
+        (key.truncated(), "truncated or malformed"),
+        (flow.gap, "the tap was off for a while"),
+    ];
+    notes.into_iter().filter(|(holds, _)| *holds).map(|(_, words)| words.to_owned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_and_protocols_have_their_usual_names() {
+        assert_eq!(flags(0x12), "SYN,ACK");
+        assert_eq!(flags(0), "");
+        let lldp = Conversation::Ethernet { src: [0; 6], dst: [1; 6], ethertype: 0x88cc };
+        assert_eq!(protocol(&lldp), "0x88cc");
+        let ospf = Conversation::Ip {
+            src: [10, 0, 0, 1].into(),
+            dst: [10, 0, 0, 2].into(),
+            protocol: 89,
+            src_port: 0,
+            dst_port: 0,
+        };
+        assert_eq!(protocol(&ospf), "89");
+        assert_eq!(ethernet([0, 1, 2, 0xab, 4, 5]), "00:01:02:ab:04:05");
+    }
+}

@@ -1,0 +1,353 @@
+//! `trunkctl flows`: who talks to whom on the secondary networks.
+//!
+//! Owns filters, order and columns. Must never leave out a flow in silence: what an agent leaves out is said.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use ipnet::IpNet;
+use serde::Serialize;
+use trunkline_agent::flows::{FlowRow, FlowsDump};
+
+use crate::get::vlan;
+use crate::output::{bytes, print};
+use crate::source::{Nodes, Source};
+use crate::table;
+
+/// How often `--follow` looks again: as often as agents read their taps by default.
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// Which flows, in which order and form. Several filters must all hold.
+#[derive(Args)]
+pub(crate) struct FlowsArgs {
+    /// Interface in the pod, such as eth1, or an uplink
+    #[arg(long)]
+    interface: Option<String>,
+    /// [<namespace>/]<name> of the pod, at either end
+    #[arg(long)]
+    pod: Option<String>,
+    /// [<namespace>/]<name> of the network
+    #[arg(long)]
+    network: Option<String>,
+    /// VLAN of the network; 0 is untagged
+    #[arg(long)]
+    vlan: Option<u16>,
+    /// tcp, udp, icmp, icmpv6, arp, …, a protocol's number, or an ethertype as 0x88cc
+    #[arg(long)]
+    protocol: Option<String>,
+    /// Port at either end
+    #[arg(long)]
+    port: Option<u16>,
+    /// Address or CIDR at either end
+    #[arg(long, value_parser = network)]
+    address: Option<IpNet>,
+    /// sent or received, as the pod sees it
+    #[arg(long, value_enum)]
+    direction: Option<Way>,
+    /// Only the first so many
+    #[arg(long)]
+    top: Option<usize>,
+    /// What comes first
+    #[arg(long, value_enum, default_value_t = Order::Bytes)]
+    sort: Order,
+    /// Look again every five seconds, until interrupted
+    #[arg(short, long)]
+    follow: bool,
+    /// Form of the list
+    #[arg(short, long, value_enum, default_value_t = Form::Table)]
+    output: Form,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Way {
+    Sent,
+    Received,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Order {
+    /// Bytes on the wire
+    Bytes,
+    /// Packets on the wire
+    Packets,
+    /// Bytes a second
+    Rate,
+    /// The latest packet
+    Last,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Form {
+    /// For people
+    Table,
+    /// One JSON list
+    Json,
+    /// Comma-separated values with a header (RFC 4180)
+    Csv,
+}
+
+fn network(text: &str) -> Result<IpNet, String> {
+    let address = || text.parse::<IpAddr>().map(IpNet::from);
+    text.parse().or_else(|_| address()).map_err(|_| "use an IP address or a CIDR".to_owned())
+}
+
+/// A flow with the node that saw it.
+#[derive(Serialize)]
+struct OfNode<'a> {
+    node: &'a str,
+    #[serde(flatten)]
+    flow: &'a FlowRow,
+}
+
+/// Prints the flows, once or for ever.
+pub(crate) async fn run(source: &Source, args: &FlowsArgs) -> anyhow::Result<()> {
+    loop {
+        let nodes: Nodes<FlowsDump> = source.ask().await?;
+        show(&nodes, args)?;
+        if !args.follow {
+            return nodes.complete();
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+fn show(nodes: &Nodes<FlowsDump>, args: &FlowsArgs) -> anyhow::Result<()> {
+    for node in nodes.dumps.iter().filter(|node| node.left_out > 0) {
+        eprintln!("trunkctl: node {} has {} more flows, with fewer bytes each", node.node, node.left_out);
+    }
+    let all = nodes.dumps.iter().flat_map(|dump| {
+        let of_node = |flow| OfNode { node: &dump.node, flow };
+        dump.flows.iter().map(of_node)
+    });
+    let mut flows: Vec<OfNode<'_>> = all.filter(|of| args.wants(of.flow)).collect();
+    flows.sort_by_key(|of| std::cmp::Reverse(args.sort.key(of.flow)));
+    flows.truncate(args.top.unwrap_or(usize::MAX));
+    match args.output {
+        Form::Table => {
+            let rows: Vec<Vec<String>> = flows.iter().map(row).collect();
+            print(&table::render(&HEADER, &rows))
+        }
+        Form::Json => print(&format!("{}\n", serde_json::to_string_pretty(&flows)?)),
+        Form::Csv => print(&csv(&flows)),
+    }
+}
+
+impl Order {
+    fn key(self, flow: &FlowRow) -> u64 {
+        match self {
+            Self::Bytes => flow.bytes,
+            Self::Packets => flow.packets,
+            Self::Rate => flow.bytes_per_second,
+            Self::Last => flow.last_unix_ms,
+        }
+    }
+}
+
+impl FlowsArgs {
+    fn wants(&self, flow: &FlowRow) -> bool {
+        let name = |asked: &Option<String>, full: &str| {
+            asked.as_ref().is_none_or(|asked| {
+                full == asked
+                    || (!asked.contains('/') && full.split_once('/').is_some_and(|(_, name)| name == asked))
+            })
+        };
+        let way = |way: Way| (way == Way::Sent) == (flow.direction == "sent");
+        let inside = |net: IpNet| {
+            let at = |text: &str| text.parse::<IpAddr>().is_ok_and(|address| net.contains(&address));
+            at(&flow.source) || at(&flow.destination)
+        };
+        self.interface.as_ref().is_none_or(|asked| *asked == flow.interface || *asked == flow.device)
+            && (name(&self.pod, &flow.pod) || name(&self.pod, &flow.peer))
+            && name(&self.network, &flow.network)
+            && self.vlan.is_none_or(|vlan| vlan == flow.vlan && !flow.network.is_empty())
+            && self.protocol.as_ref().is_none_or(|asked| asked.eq_ignore_ascii_case(&flow.protocol))
+            && self.port.is_none_or(|port| [flow.source_port, flow.destination_port].contains(&Some(port)))
+            && self.address.is_none_or(inside)
+            && self.direction.is_none_or(way)
+    }
+}
+
+const HEADER: [&str; 14] = [
+    "NODE",
+    "POD",
+    "INTERFACE",
+    "WAY",
+    "PEER",
+    "NETWORK",
+    "VLAN",
+    "PROTO",
+    "SOURCE",
+    "DESTINATION",
+    "BYTES",
+    "PACKETS",
+    "RATE",
+    "FLAGS/RTT",
+];
+
+fn row(of: &OfNode<'_>) -> Vec<String> {
+    let flow = of.flow;
+    let rtt = flow.rtt_us.map(|micros| format!("{micros:.0}µs"));
+    let last: Vec<String> =
+        [Some(flow.flags.clone()).filter(|flags| !flags.is_empty()), rtt].into_iter().flatten().collect();
+    vec![
+        of.node.to_owned(),
+        flow.pod.clone(),
+        flow.interface.clone(),
+        flow.direction.clone(),
+        flow.peer.clone(),
+        flow.network.clone(),
+        if flow.network.is_empty() { flow.tags.clone() } else { vlan(Some(flow.vlan)) },
+        flow.protocol.clone(),
+        end(&flow.source, flow.source_port),
+        end(&flow.destination, flow.destination_port),
+        bytes(flow.bytes),
+        flow.packets.to_string(),
+        format!("{}/s", bytes(flow.bytes_per_second)),
+        last.join(" "),
+    ]
+}
+
+fn end(address: &str, port: Option<u16>) -> String {
+    match port {
+        None => address.to_owned(),
+        Some(port) if address.contains(':') => format!("[{address}]:{port}"),
+        Some(port) => format!("{address}:{port}"),
+    }
+}
+
+fn csv(flows: &[OfNode<'_>]) -> String {
+    let mut text = "node,pod,interface,direction,peer,network,vlan,tags,bridge,protocol,source,source_port,destination,\
+        destination_port,bytes,packets,skbs,skb_bytes,bytes_per_second,flags,rtt_us,first_unix_ms,last_unix_ms,notes\r\n"
+        .to_owned();
+    for OfNode { node, flow } in flows {
+        let port = |port: Option<u16>| port.map(|port| port.to_string()).unwrap_or_default();
+        let fields = [
+            (*node).to_owned(),
+            flow.pod.clone(),
+            flow.interface.clone(),
+            flow.direction.clone(),
+            flow.peer.clone(),
+            flow.network.clone(),
+            flow.vlan.to_string(),
+            flow.tags.clone(),
+            flow.bridge.clone(),
+            flow.protocol.clone(),
+            flow.source.clone(),
+            port(flow.source_port),
+            flow.destination.clone(),
+            port(flow.destination_port),
+            flow.bytes.to_string(),
+            flow.packets.to_string(),
+            flow.skbs.to_string(),
+            flow.skb_bytes.to_string(),
+            flow.bytes_per_second.to_string(),
+            flow.flags.clone(),
+            flow.rtt_us.map(|micros| format!("{micros:.3}")).unwrap_or_default(),
+            flow.first_unix_ms.to_string(),
+            flow.last_unix_ms.to_string(),
+            flow.notes.join("; "),
+        ];
+        text.push_str(&fields.map(|field| quoted(&field)).join(","));
+        text.push_str("\r\n");
+    }
+    text
+}
+
+/// RFC 4180: quotes where a comma, a quote or a line's end is inside.
+fn quoted(field: &str) -> String {
+    if field.contains([',', '"', '\r', '\n']) {
+        format!("\"{}\"", field.replace('"', "\"\""))
+    } else {
+        field.to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: FlowsArgs,
+    }
+
+    fn args(line: &str) -> FlowsArgs {
+        Line::try_parse_from(std::iter::once("flows").chain(line.split_whitespace()))
+            .expect("good flags")
+            .args
+    }
+
+    fn flow() -> FlowRow {
+        FlowRow {
+            direction: "sent".into(),
+            pod: "default/a".into(),
+            interface: "eth1".into(),
+            device: "tl1".into(),
+            network: "default/v100".into(),
+            vlan: 100,
+            protocol: "tcp".into(),
+            source: "10.0.0.1".into(),
+            source_port: Some(4000),
+            destination: "10.0.0.2".into(),
+            destination_port: Some(80),
+            peer: "default/b".into(),
+            bytes: 1536,
+            packets: 3,
+            flags: "SYN,ACK".into(),
+            rtt_us: Some(81.4),
+            ..FlowRow::default()
+        }
+    }
+
+    #[test]
+    fn every_filter_must_hold() {
+        for (line, wanted) in [
+            ("", true),
+            ("--interface eth1 --vlan 100 --protocol TCP --port 80", true),
+            ("--pod a", true),
+            ("--pod default/b", true),
+            ("--pod c", false),
+            ("--network v100", true),
+            ("--network other/v100", false),
+            ("--vlan 0", false),
+            ("--port 4000", true),
+            ("--port 4001", false),
+            ("--address 10.0.0.2", true),
+            ("--address 10.0.0.0/30 --direction received", false),
+            ("--address fd00::/8", false),
+        ] {
+            assert_eq!(args(line).wants(&flow()), wanted, "{line}");
+        }
+    }
+
+    #[test]
+    fn an_untagged_network_is_not_an_uplink() {
+        let uplink = FlowRow { network: String::new(), vlan: 0, ..flow() };
+        assert!(!args("--vlan 0").wants(&uplink));
+        assert!(args("--vlan 0").wants(&FlowRow { vlan: 0, ..flow() }));
+    }
+
+    #[test]
+    fn a_row_says_who_and_how_much() {
+        let flow = flow();
+        let row = row(&OfNode { node: "n1", flow: &flow });
+        assert_eq!(
+            row.join(" "),
+            "n1 default/a eth1 sent default/b default/v100 100 tcp 10.0.0.1:4000 10.0.0.2:80 1.5 KiB 3 0 B/s SYN,ACK 81µs"
+        );
+        assert_eq!(end("fd00::1", Some(53)), "[fd00::1]:53");
+    }
+
+    #[test]
+    fn csv_quotes_what_has_commas() {
+        let flow = flow();
+        let text = csv(&[OfNode { node: "n1", flow: &flow }]);
+        assert!(text.lines().nth(1).is_some_and(|line| line.contains("\"SYN,ACK\"")), "{text}");
+        let columns = text.lines().next().map(|line| line.split(',').count());
+        assert_eq!(columns, Some(24));
+    }
+}

@@ -1,0 +1,241 @@
+//! Taps and flows: every frame counted, every flow named, through restarts, kills and foreign hands.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use serde_json::{Value, json};
+use trunkline_e2e::fixtures::{ipam, network, pool};
+use trunkline_e2e::light::{LightCluster, LightNode, LightOptions, RunningPod};
+use trunkline_e2e::objects::{PodSpec, events_about};
+use trunkline_e2e::suite::Suite;
+use trunkline_e2e::{paths, process, wait};
+
+static SUITE: Suite = Suite::new("flows", options, setup);
+
+/// Long enough for an interval of the agent's and a look of ours.
+const SOON: Duration = Duration::from_secs(30);
+
+fn options() -> LightOptions {
+    let mut options = LightOptions::nodes(2);
+    for node in &mut options.nodes {
+        node.more = "flows: {intervalSeconds: 1}\n".to_owned();
+    }
+    options
+}
+
+fn setup(cluster: &LightCluster) -> Result<()> {
+    let all = [
+        pool("a4", "10.100.0.10", "10.100.0.250", "10.100.0.1", 24, 100),
+        // The same two addresses on two VLANs.
+        pool("l4", "10.101.0.10", "10.101.0.11", "10.101.0.1", 24, 200),
+        pool("r4", "10.101.0.10", "10.101.0.11", "10.101.0.1", 24, 300),
+        network("default", "net-a", &json!({"ipam": ipam(&["a4"])})),
+        network("default", "left", &json!({"ipam": ipam(&["l4"])})),
+        network("default", "right", &json!({"ipam": ipam(&["r4"])})),
+    ];
+    cluster.apply(&all.concat())
+}
+
+/// What `trunkctl` prints of one node, as JSON.
+fn trunkctl(node: &LightNode, args: &[&str]) -> Result<Vec<Value>> {
+    let mut command = Command::new(paths::binary("trunkctl")?);
+    command.args(args).args(["-o", "json", "--socket"]).arg(node.agent_socket());
+    serde_json::from_str(&process::output(&mut command)?).context("reading trunkctl's list")
+}
+
+/// The flows of a pod that some filters leave.
+fn flows(pod: &RunningPod, filters: &[&str]) -> Result<Vec<Value>> {
+    let name = pod.name();
+    let args = [&["flows", "--pod", &name], filters].concat();
+    trunkctl(&pod.node, &args)
+}
+
+/// The tap of a pod's only interface.
+fn tap(pod: &RunningPod) -> Result<Value> {
+    let named = format!("default/{}", pod.name());
+    let taps = trunkctl(&pod.node, &["get", "taps"])?;
+    taps.into_iter().find(|tap| tap["pod"] == named).with_context(|| format!("{named} has no tap"))
+}
+
+/// The node's end of a pod's interface as the kernel counts it: received and sent by the pod, packets and bytes.
+fn device(pod: &RunningPod, name: &str) -> Result<[u64; 4]> {
+    let text = pod.node.netns().ip(&format!("-j -s -s link show dev {name}"))?;
+    let links: Value = serde_json::from_str(&text).context("reading a link's statistics")?;
+    let counters = &links[0]["stats64"];
+    let count = |way: &str, what: &str| counters[way][what].as_u64().context("no such counter");
+    // What the node's end sends, the pod receives.
+    Ok([count("tx", "packets")?, count("tx", "bytes")?, count("rx", "packets")?, count("rx", "bytes")?])
+}
+
+fn counted(tap: &Value) -> Option<[u64; 4]> {
+    let of = |key: &str| tap[key].as_u64();
+    Some([of("receivedSkbs")?, of("receivedBytes")?, of("sentSkbs")?, of("sentBytes")?])
+}
+
+/// Waits until the tap has counted exactly what the device has. Neighbours chatter, so both are read anew each time.
+fn counters_agree(pod: &RunningPod) -> Result<[u64; 4]> {
+    wait::until_blocking(&format!("tap and device of {} agree", pod.name()), SOON, || {
+        let tap = tap(pod)?;
+        let name = tap["device"].as_str().context("no device")?;
+        let kernel = device(pod, name)?;
+        let taps = counted(&tap).context("no counters")?;
+        anyhow::ensure!(taps == kernel, "the tap has {taps:?}, the device {kernel:?}");
+        Ok(Some(kernel))
+    })
+}
+
+/// Sends ten million bytes over TCP; returns what was sent.
+fn transfer(cluster: &LightCluster, from: &RunningPod, to: &RunningPod, target: &str) -> Result<u64> {
+    let ready = cluster.run().dir().join(format!("recv-{:08x}", rand::random::<u32>()));
+    let mut command = to.probe_command(&["tcp-recv", "--interface", "eth1", "--ready"])?;
+    let listening = command.arg(&ready).stdout(Stdio::piped()).spawn()?;
+    wait::until_blocking("the receiver listens", Duration::from_secs(30), || {
+        Ok(ready.exists().then_some(()))
+    })?;
+    let sent = from.probe(&["tcp-send", "--interface", "eth1", "--target", target])?;
+    listening.wait_with_output()?;
+    sent["bytes"].as_u64().context("the probe did not say how much it sent")
+}
+
+#[test]
+fn a_transfer_is_counted_exactly_on_both_nodes_and_names_both_pods() -> Result<()> {
+    SUITE.test(async |cluster| {
+        let one = cluster.run_pod(1, &PodSpec::with_networks("one", "net-a")).await?;
+        let two = cluster.run_pod(2, &PodSpec::with_networks("two", "net-a")).await?;
+        let target = two.addresses(cluster.client(), "eth1").await?.remove(0);
+        let sent = transfer(cluster, &one, &two, &target)?;
+        for (pod, peer, direction) in [(&one, "default/two", "sent"), (&two, "default/one", "received")] {
+            let filters = ["--protocol", "tcp", "--address", &target, "--direction", direction];
+            let flow = wait::until_blocking("the transfer is in the table with its peer", SOON, || {
+                let flows = flows(pod, &filters)?;
+                let big =
+                    flows.into_iter().find(|flow| flow["bytes"].as_u64().is_some_and(|bytes| bytes > sent));
+                Ok(big.filter(|flow| flow["peer"] == peer))
+            })?;
+            assert_eq!(flow["network"], "default/net-a", "{flow}");
+            assert_eq!((&flow["vlan"], &flow["interface"]), (&json!(100), &json!("eth1")), "{flow}");
+            assert!(flow["flags"].as_str().is_some_and(|flags| flags.contains("SYN")), "{flow}");
+            assert!(flow["rttUs"].as_f64().is_some_and(|rtt| rtt > 0.0 && rtt < 5e6), "{flow}");
+            counters_agree(pod)?;
+        }
+        cluster.delete_pods(vec![one, two]).await
+    })
+}
+
+#[test]
+fn equal_addresses_on_two_vlans_are_two_flows_of_two_pods() -> Result<()> {
+    SUITE.test(async |cluster| {
+        let mut pods = Vec::new();
+        for (name, node, net) in
+            [("l1", 1, "left"), ("l2", 2, "left"), ("r1", 1, "right"), ("r2", 2, "right")]
+        {
+            pods.push(cluster.run_pod(node, &PodSpec::with_networks(name, net)).await?);
+        }
+        let address = async |pod: &RunningPod| {
+            Ok::<_, anyhow::Error>(pod.addresses(cluster.client(), "eth1").await?.remove(0))
+        };
+        let (of_left, of_right) = (address(&pods[1]).await?, address(&pods[3]).await?);
+        assert_eq!(of_left, of_right, "the pools overlap");
+        assert_eq!(address(&pods[0]).await?, address(&pods[2]).await?);
+        transfer(cluster, &pods[0], &pods[1], &of_left)?;
+        transfer(cluster, &pods[2], &pods[3], &of_right)?;
+        for (pod, vlan, peer) in [(&pods[0], 200, "default/l2"), (&pods[2], 300, "default/r2")] {
+            let vlan = vlan.to_string();
+            let filters = ["--protocol", "tcp", "--direction", "sent", "--vlan", &vlan];
+            wait::until_blocking("each VLAN has its own flow", SOON, || {
+                let flows = flows(pod, &filters)?;
+                let big: Vec<_> =
+                    flows.iter().filter(|flow| flow["bytes"].as_u64() > Some(10_000_000)).collect();
+                Ok((big.len() == 1 && big[0]["peer"] == peer).then_some(()))
+            })?;
+        }
+        cluster.delete_pods(pods).await
+    })
+}
+
+/// The folder of a tap's pins.
+fn pins(pod: &RunningPod) -> Result<PathBuf> {
+    let device = tap(pod)?["device"].as_str().context("no device")?.to_owned();
+    let sets = fs::read_dir(pod.node.bpffs().join("trunkline")).context("reading the sets")?;
+    let taps = sets.filter_map(|set| fs::read_dir(set.ok()?.path().join("taps")).ok()).flatten();
+    let named = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().ends_with(&format!("_{device}"));
+    let found = taps.filter_map(Result::ok).find(named).context("the tap is not pinned")?;
+    Ok(found.path())
+}
+
+#[test]
+fn taps_go_on_counting_while_the_agent_is_dead_and_none_is_attached_twice() -> Result<()> {
+    SUITE.test(async |cluster| {
+        let one = cluster.run_pod(1, &PodSpec::with_networks("one", "net-a")).await?;
+        let two = cluster.run_pod(2, &PodSpec::with_networks("two", "net-a")).await?;
+        let target = two.addresses(cluster.client(), "eth1").await?.remove(0);
+        counters_agree(&one)?;
+        let folder = pins(&one)?;
+        for orderly in [false, true] {
+            if orderly {
+                cluster.node(1).stop_agent()
+            } else {
+                cluster.node(1).kill_agent()
+            }
+            let sent = transfer(cluster, &one, &two, &target)?;
+            cluster.node(1).start_agent(cluster.plane())?;
+            cluster.node(1).wait_agent_ready().await?;
+            let [.., bytes] = counters_agree(&one)?;
+            assert!(bytes > sent, "what was sent without an agent is counted");
+            assert_eq!(pins(&one)?, folder, "the tap is the same one");
+            let metrics = cluster.node(1).agent_http("/metrics")?;
+            assert!(metrics.contains("trunkline_agent_tap_gaps_total 0"), "no tap was off: {metrics}");
+            assert!(metrics.contains("trunkline_agent_flow_epochs_inexact_total 0"), "{metrics}");
+        }
+        cluster.delete_pods(vec![one, two]).await
+    })
+}
+
+#[test]
+fn a_tap_that_somebody_takes_off_is_back_within_seconds_and_it_is_said() -> Result<()> {
+    SUITE.test(async |cluster| {
+        let one = cluster.run_pod(1, &PodSpec::with_networks("one", "net-a")).await?;
+        let two = cluster.run_pod(2, &PodSpec::with_networks("two", "net-a")).await?;
+        let target = two.addresses(cluster.client(), "eth1").await?.remove(0);
+        counters_agree(&one)?;
+        let folder = pins(&one)?;
+        // As `bpftool link detach` does, the last reference to the link goes.
+        fs::remove_file(folder.join("ingress")).context("taking the tap off")?;
+        wait::until_blocking("the tap is back", Duration::from_secs(10), || {
+            Ok(folder.join("ingress").exists().then_some(()))
+        })?;
+        wait::until("an Event says so", SOON, || async {
+            let events = events_about(cluster.client(), "Pod", "one").await?;
+            Ok(events.iter().any(|(reason, _)| reason == "TapAttachedAgain").then_some(()))
+        })
+        .await?;
+        let before = counted(&tap(&one)?).context("no counters")?;
+        let sent = transfer(cluster, &one, &two, &target)?;
+        wait::until_blocking("it counts again", SOON, || {
+            let now = counted(&tap(&one)?).context("no counters")?;
+            Ok((now[3] > before[3] + sent).then_some(()))
+        })?;
+        let metrics = cluster.node(1).agent_http("/metrics")?;
+        assert!(!metrics.contains("trunkline_agent_tap_gaps_total 0"), "the gap is in the metrics");
+        cluster.delete_pods(vec![one, two]).await
+    })
+}
+
+#[test]
+fn a_deleted_pods_tap_goes_with_its_last_flows() -> Result<()> {
+    SUITE.test(async |cluster| {
+        let one = cluster.run_pod(1, &PodSpec::with_networks("one", "net-a")).await?;
+        let folder = pins(&one)?;
+        cluster.delete_pod(one).await?;
+        wait::until_blocking("the tap's pins are gone", SOON, || Ok((!folder.exists()).then_some(())))?;
+        let taps = trunkctl(cluster.node(1), &["get", "taps"])?;
+        assert!(taps.iter().all(|tap| tap["pod"].is_null()), "only the uplink is left: {taps:?}");
+        assert!(taps.iter().any(|tap| tap["device"] == "up1" && tap["state"] == "attached"), "{taps:?}");
+        let metrics = cluster.node(1).agent_http("/metrics")?;
+        assert!(!metrics.contains("pod=\"one\""), "its counters are printed no more");
+        Ok(())
+    })
+}
