@@ -57,7 +57,7 @@ pub struct Options {
     #[arg(long, global = true, default_value = "/proc/sys/kernel/random/boot_id")]
     pub boot_id_file: PathBuf,
     /// Where taps are pinned: a BPF file system, mounted here when there is none
-    #[arg(long, global = true, default_value = "/run/trunkline/bpf")]
+    #[arg(long, global = true, default_value = crate::flows::DEFAULT_BPFFS)]
     pub bpffs: PathBuf,
     /// Port of /metrics, /healthz and /readyz, instead of the configuration's metricsPort
     #[arg(long)]

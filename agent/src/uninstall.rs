@@ -1,7 +1,7 @@
 //! `trunkline-agent uninstall-node`: takes everything of Trunkline off this node.
 //!
 //! Owns the order and the report: the conflist first (a conflist without its binary turns the node `NotReady`), then
-//! ports, bridges and offloads, then host links that are left, the binary last. Each part is idempotent, is tried
+//! ports, bridges and offloads, then host links that are left, the taps, the binary last. Each part is idempotent, is tried
 //! whatever became of the one before, and needs no running agent. Must never touch what does not carry our marks.
 
 use std::{
@@ -80,6 +80,7 @@ pub async fn run(options: Options) -> Result<(), UninstallError> {
     remove_conflist(&config.cni_conf_dir, &mut report);
     clean_bridges(&config.ovs_run_dir, &options.journal, &mut report).await;
     delete_links(&mut report).await;
+    remove_taps(&options.bpffs, &mut report);
     if report.left.is_empty() {
         remove_file(&options.journal, &mut report);
     }
@@ -159,6 +160,23 @@ async fn delete_links(report: &mut Report) {
     }
     if deleted > 0 {
         say(&format!("deleted {deleted} host links of pods"));
+    }
+}
+
+/// Every tap with what it counted, and the BPF file system if it is the one that the agent mounts.
+fn remove_taps(bpffs: &Path, report: &mut Report) {
+    match trunkline_ebpf::remove_all(&bpffs.join("trunkline")) {
+        Ok(true) => say("removed the taps"),
+        Ok(false) => {}
+        Err(error) => return report.failed(chain(&error)),
+    }
+    if bpffs != Path::new(crate::flows::DEFAULT_BPFFS) {
+        return;
+    }
+    match nix::mount::umount2(bpffs, nix::mount::MntFlags::MNT_DETACH) {
+        Ok(()) => say("unmounted the BPF file system of the taps"),
+        Err(nix::Error::EINVAL | nix::Error::ENOENT) => {}
+        Err(error) => report.failed(format!("cannot unmount {}: {error}", bpffs.display())),
     }
 }
 

@@ -28,5 +28,5 @@ pub use flow::{
 };
 pub use object::{Programs, Ways};
 pub use reader::Reader;
-pub use set::{Tap, TapSet};
+pub use set::{Tap, TapSet, remove_all};
 pub use sys::possible_processors;

@@ -263,6 +263,14 @@ impl TapSet {
     }
 }
 
+/// Removes everything of ours below `root`, of whatever version: every link, so every tap, and every map. `Ok(false)`
+/// when there was nothing.
+pub fn remove_all(root: &Path) -> Result<bool, TapError> {
+    let there = root.exists();
+    remove_set(root)?;
+    Ok(there)
+}
+
 /// Removes a set's folder with whatever is pinned in it.
 pub(crate) fn remove_set(folder: &Path) -> Result<(), TapError> {
     match fs::remove_dir_all(folder) {

@@ -3,6 +3,7 @@
 //!
 //! Owns the order of the steps and `target/demo.json`. Must never apply anything that is not in `manifests/`.
 
+mod flows;
 mod keep;
 pub mod leaks;
 pub mod matrix;
@@ -52,9 +53,10 @@ pub async fn run(keep: bool) -> Result<()> {
     let outcomes = probe_all(&cluster, &interfaces).await?;
     report::matrix(&interfaces, &outcomes);
     let transfer = transfer_between_nodes(&cluster, &interfaces).await?;
+    let seen = flows::show(&cluster, &interfaces).await?;
     let leaks = delete_pods(&cluster, &before).await?;
     let seconds = report::Seconds { setup: setup.as_secs_f64(), run: begin.elapsed().as_secs_f64() };
-    let verdict = report::write(&cluster, &interfaces, &outcomes, &transfer, &leaks, &seconds)?;
+    let verdict = report::write(&cluster, &interfaces, &outcomes, &transfer, &seen, &leaks, &seconds)?;
     cluster.progress(&format!("wrote {}", paths::output().join("demo.json").display()));
     if keep {
         keep::keep(&cluster)?;

@@ -28,5 +28,6 @@ pub mod run;
 pub mod runtime;
 pub mod suite;
 pub mod switch;
+pub mod taps;
 pub mod tools;
 pub mod wait;

@@ -12,6 +12,9 @@
 //! Tasks: one reconciles taps and drains (`service`), one per pool in use watches allocations (`allocations`). The two
 //! threads exist because the kernel makes whoever attaches or drains wait for a grace period.
 
+/// Where taps are pinned unless the command line says otherwise.
+pub const DEFAULT_BPFFS: &str = "/run/trunkline/bpf";
+
 mod allocations;
 mod loss;
 mod names;

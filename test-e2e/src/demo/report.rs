@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::flows::Seen;
 use super::leaks::Snapshot;
 use super::matrix::Family;
 use super::pods::Interface;
@@ -91,6 +92,7 @@ pub(super) fn write(
     all: &[Interface],
     outcomes: &[Outcome],
     transfer: &Transfer,
+    seen: &Seen,
     leaks: &Snapshot,
     seconds: &Seconds,
 ) -> Result<Vec<String>> {
@@ -98,6 +100,8 @@ pub(super) fn write(
         "pods": all,
         "reachability": outcomes.iter().map(|outcome| cell(all, outcome)).collect::<Vec<_>>(),
         "tcp_mbit_s": transfer.mbit_s,
+        "flows": seen.flows,
+        "taps": seen.taps,
         "agents": agents(cluster)?,
         "runtimes": runtimes(cluster)?,
         "leaks": {
