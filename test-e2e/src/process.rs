@@ -184,6 +184,20 @@ pub fn output(command: &mut Command) -> Result<String> {
     String::from_utf8(done.stdout).with_context(|| format!("{} printed no text", describe(command)))
 }
 
+/// [`output`] of a command that prints no text.
+pub fn bytes(command: &mut Command) -> Result<Vec<u8>> {
+    let done = raw_output(command)?;
+    if !done.status.success() {
+        bail!(
+            "{} failed ({}): {}",
+            describe(command),
+            done.status,
+            String::from_utf8_lossy(&done.stderr).trim()
+        );
+    }
+    Ok(done.stdout)
+}
+
 /// Runs a command to its end, whatever its exit code.
 pub fn raw_output(command: &mut Command) -> Result<Output> {
     command.stdin(Stdio::null()).output().with_context(|| format!("running {}", describe(command)))

@@ -1,4 +1,4 @@
-//! A light node's own Open vSwitch: ovsdb-server and ovs-vswitchd with a private run folder, userspace datapath.
+//! A light node's own Open vSwitch: ovsdb-server and ovs-vswitchd with a private run folder.
 //!
 //! Looks at it with OVS' own tools, so that suites judge by something else than our clients.
 
