@@ -110,7 +110,7 @@ const KERNEL_6_1: Recipe = Recipe {
     proof: "lib/modules",
 };
 
-/// What runs in a guest beside our own programs. Open vSwitch 3.5: 3.1 gets no upcall handlers soon after boot.
+/// What runs in a guest beside our own programs.
 const GUEST: Recipe = Recipe {
     name: "guest-root-trixie",
     from: From::Suites { suites: &["trixie"], release: "trixie" },
@@ -178,9 +178,12 @@ pub fn ethtool() -> Result<Tree> {
     ETHTOOL.tree()
 }
 
-/// Open vSwitch from Debian, or the one under `TRUNKLINE_E2E_OVS_ROOT`: in a guest, its own.
+/// Names a folder that stands for `/` and holds another Open vSwitch: `/` in a guest is its own, Debian 13's 3.5.
+pub const OVS_ROOT: &str = "TRUNKLINE_E2E_OVS_ROOT";
+
+/// Open vSwitch from Debian 12, as our image has it, or the one under [`OVS_ROOT`].
 pub fn ovs() -> Result<Tree> {
-    match std::env::var_os("TRUNKLINE_E2E_OVS_ROOT").filter(|root| !root.is_empty()) {
+    match std::env::var_os(OVS_ROOT).filter(|root| !root.is_empty()) {
         Some(root) => Ok(Tree { root: root.into() }),
         None => OVS.tree(),
     }

@@ -79,18 +79,17 @@ pub fn run(kernel: Kernel, command: &[String]) -> Result<()> {
     let mut output = output::Follower::of(exchange.join("output"));
     let code = exchange.join("code");
     let ended = wait::until_blocking("the guest's command has ended", LIMIT, || {
-        let done = code.exists();
         output.show()?;
-        if !done {
-            qemu.check()?;
-        }
-        Ok(done.then_some(()))
+        let alive = qemu.check();
+        // Looked at last: a guest that is done writes its code, then powers off.
+        if code.exists() { Ok(Some(Ok(()))) } else { Ok(alive.err().map(Err)) }
     });
     output.show()?;
     eprintln!("guest ended after {:.0} s", begin.elapsed().as_secs_f32());
     let logs = run.out().join("guest");
     let kept = exchange.join("logs").exists() && fs::rename(exchange.join("logs"), &logs).is_ok();
-    let code = ended.and_then(|()| fs::read_to_string(code).context("reading the command's exit code"));
+    let code =
+        ended.flatten().and_then(|()| fs::read_to_string(code).context("reading the command's exit code"));
     drop(qemu);
     run.teardown()?;
     match code?.trim() {

@@ -10,6 +10,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 
 use super::{PATIENCE, Share};
+use crate::debs;
 
 /// How folders of the host are mounted.
 const PLAN9: &str = "trans=virtio,version=9p2000.L,msize=512000";
@@ -64,7 +65,7 @@ pub(super) fn main(shares: &[Share], command: &[String]) -> String {
          echo '127.0.0.1 localhost guest' > /etc/hosts\n\
          [ -e /etc/passwd ] || echo 'root:x:0:0:root:/root:/bin/bash' > /etc/passwd\n\
          modprobe openvswitch || echo 'no openvswitch module'\n\
-         export TRUNKLINE_CACHE='{cache}' TRUNKLINE_E2E_OVS_ROOT=/ TRUNKLINE_E2E_DATAPATH=system\n\
+         export TRUNKLINE_CACHE='{cache}' TRUNKLINE_E2E_OVS_ROOT='{ovs}' TRUNKLINE_E2E_DATAPATH=system\n\
          export TRUNKLINE_E2E_PATIENCE={PATIENCE} CI=true\n\
          {command} > /exchange/output 2>&1; code=$?\n\
          for run in '{results}'/e2e/*; do\n\
@@ -75,6 +76,7 @@ pub(super) fn main(shares: &[Share], command: &[String]) -> String {
          sync; echo o > /proc/sysrq-trigger; sleep 60\n",
         shares = listed.join(" "),
         cache = cache.display(),
+        ovs = std::env::var(debs::OVS_ROOT).unwrap_or_default(),
         results = crate::paths::output().display(),
         command = words.join(" "),
     )
@@ -84,4 +86,46 @@ pub(super) fn main(shares: &[Share], command: &[String]) -> String {
 pub(super) fn write_program(path: &Path, text: &str) -> Result<()> {
     fs::write(path, text).with_context(|| format!("writing {}", path.display()))?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o755)).context("making it executable")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shares() -> Vec<Share> {
+        let share = |tag: &str, path: &str| Share { tag: tag.to_owned(), path: path.into() };
+        vec![share("share0", "/src/tree"), share("share1", "/root/cache")]
+    }
+
+    #[test]
+    fn a_command_reaches_the_guest_word_by_word() {
+        let command = ["/bin/echo", "two words", "it's", "$HOME"].map(str::to_owned);
+        let text = main(&shares(), &command);
+        let line = r"'/bin/echo' 'two words' 'it'\''s' '$HOME' > /exchange/output 2>&1; code=$?";
+        assert!(text.lines().any(|found| found == line), "{text}");
+    }
+
+    #[test]
+    fn every_folder_is_mounted_where_the_host_has_it_and_written_to_memory() {
+        let text = init(&shares());
+        for Share { tag, path } in shares() {
+            let read =
+                text.lines().position(|line| line == format!("$B mount -t 9p -o $ro {tag} /low-{tag}"));
+            let end = format!(" o /new{}", path.display());
+            let written = text
+                .lines()
+                .position(|line| line.contains(&format!("upperdir=/up/{tag},")) && line.ends_with(&end));
+            assert!(read.is_some() && written > read, "{text}");
+        }
+        assert!(text.contains("ro=ro,"), "{text}");
+    }
+
+    #[test]
+    fn the_exit_code_is_published_whole_and_after_everything_else() {
+        let text = main(&shares(), &["true".to_owned()]);
+        let published = text.find("mv /exchange/code.new /exchange/code").expect("published");
+        for before in ["> /exchange/output", "/exchange/logs/", "echo $code > /exchange/code.new"] {
+            assert!(text.find(before).is_some_and(|at| at < published), "{before}: {text}");
+        }
+    }
 }
