@@ -32,7 +32,7 @@ pub fn apply_for_light(run: &Run, plane: &ControlPlane) -> Result<()> {
         }
     }
     let list = serde_json::json!({"apiVersion": "v1", "kind": "List", "items": wanted});
-    plane.kubectl_with_input(&["apply", "--server-side", "--filename", "-"], &list.to_string())?;
+    plane.apply(&list.to_string())?;
     let limit = format!("{}s", 30 * wait::patience());
     plane.kubectl(&["wait", "--for", "condition=established", "crd", "--all", "--timeout", &limit])?;
     Ok(())
