@@ -3,12 +3,13 @@
 
 PROFILE := ci
 CARGO   := cargo
-BIN      = $(or $(CARGO_TARGET_DIR),target)/$(shell rustc --print host-tuple)/$(PROFILE)
+HOST     = $(shell rustc --print host-tuple)
+BIN      = $(or $(CARGO_TARGET_DIR),target)/$(HOST)/$(PROFILE)
 E2E      = $(BIN)/trunkline-e2e
 # Always the whole workspace, narrowed by target: every tier then shares one build of every crate.
 TEST     = $(CARGO) test --locked --profile $(PROFILE) --workspace
 
-.PHONY: all demo demo-down images test test-unit test-light test-cluster bench lint build prereq clean
+.PHONY: all demo demo-down images test test-unit test-light test-guest test-cluster bench lint build prereq clean
 
 all: build
 
@@ -27,7 +28,7 @@ images: prereq
 	$(CARGO) xtask images --profile release
 
 ## test: everything CI needs, cheapest first
-test: lint test-unit test-light test-cluster
+test: lint test-unit test-light test-guest test-cluster
 
 ## test-unit: unit, property and real-OVS tests of the crates
 test-unit: build
@@ -40,6 +41,11 @@ test-light: build
 	$(E2E) prepare light
 	$(TEST) --test light -- --test-threads=1
 
+## test-guest: light nodes on the kernel's datapath, in a machine of its own under QEMU
+test-guest: build
+	$(E2E) prepare guest
+	$(TEST) --config 'target.$(HOST).runner = ["$(abspath $(E2E))", "kernel-datapath"]' --test light
+
 ## test-cluster: two real nodes with kubelet and containerd
 test-cluster: build
 	$(E2E) prepare cluster
@@ -48,7 +54,7 @@ test-cluster: build
 ## bench: speed, as one JSON line each in target/bench.jsonl
 bench: prereq
 	$(CARGO) build --release --locked --workspace
-	$(or $(CARGO_TARGET_DIR),target)/$(shell rustc --print host-tuple)/release/trunkline-e2e bench
+	$(or $(CARGO_TARGET_DIR),target)/$(HOST)/release/trunkline-e2e bench
 
 ## lint: formatting, clippy, dependency edges, licences, generated files
 lint: build

@@ -2,6 +2,8 @@
 //!
 //! Each tree holds the exact closure that its programs load, so that nothing of the machine's own versions matters.
 
+mod apt;
+
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -26,12 +28,28 @@ pub struct Tree {
 struct Recipe {
     name: &'static str,
     packages: &'static [&'static str],
+    from: From,
     proof: &'static str,
+}
+
+/// Where packages come from.
+enum From {
+    /// The machine's own suites: exactly the packages named.
+    Machine,
+    /// Other suites of the machine's mirror, with everything that the packages depend on: the tree stands alone. The
+    /// machine's own apt neither knows nor notices.
+    Suites {
+        /// Their names.
+        suites: &'static [&'static str],
+        /// The one that is preferred.
+        release: &'static str,
+    },
 }
 
 /// Open vSwitch 3.1 and the libraries that its programs load.
 const OVS: Recipe = Recipe {
     name: "ovs-root",
+    from: From::Machine,
     packages: &[
         "openvswitch-switch",
         "openvswitch-common",
@@ -55,22 +73,120 @@ const OVS: Recipe = Recipe {
 /// Debian's own container runtime, one generation behind.
 const CONTAINERD: Recipe = Recipe {
     name: "containerd-root",
+    from: From::Machine,
     packages: &["containerd", "runc", "libseccomp2"],
     proof: "usr/bin/containerd",
 };
 
 /// `ethtool`, to look at offloads with something that is not ours.
-const ETHTOOL: Recipe =
-    Recipe { name: "ethtool-root", packages: &["ethtool", "libmnl0"], proof: "sbin/ethtool" };
+const ETHTOOL: Recipe = Recipe {
+    name: "ethtool-root",
+    from: From::Machine,
+    packages: &["ethtool", "libmnl0"],
+    proof: "sbin/ethtool",
+};
+
+/// A QEMU that emulates Intel's igb, which bookworm's own does not.
+const QEMU: Recipe = Recipe {
+    name: "guest-qemu-10",
+    from: From::Suites { suites: &["bookworm", "bookworm-backports"], release: "bookworm-backports" },
+    packages: &["qemu-system-x86"],
+    proof: "usr/bin/qemu-system-x86_64",
+};
+
+/// A stock kernel with every module, of a recent long-term series.
+const KERNEL_6_12: Recipe = Recipe {
+    name: "guest-kernel-6.12",
+    from: From::Suites { suites: &["bookworm", "bookworm-backports"], release: "bookworm-backports" },
+    packages: &["linux-image-amd64"],
+    proof: "lib/modules",
+};
+
+/// Debian 12's own.
+const KERNEL_6_1: Recipe = Recipe {
+    name: "guest-kernel-6.1",
+    from: From::Suites { suites: &["bookworm"], release: "bookworm" },
+    packages: &["linux-image-amd64"],
+    proof: "lib/modules",
+};
+
+/// What runs in a guest beside our own programs.
+const GUEST: Recipe = Recipe {
+    name: "guest-root-trixie",
+    from: From::Suites { suites: &["trixie"], release: "trixie" },
+    packages: &[
+        "base-files",
+        "base-passwd",
+        "bash",
+        "coreutils",
+        "grep",
+        "sed",
+        "mount",
+        "util-linux",
+        "procps",
+        "kmod",
+        "iproute2",
+        "ethtool",
+        "apt",
+        "dpkg",
+        "openvswitch-switch",
+    ],
+    proof: "usr/lib/openvswitch-switch/ovs-vswitchd",
+};
+
+/// One program that needs nothing: what a guest boots with.
+const BUSYBOX: Recipe =
+    Recipe { name: "busybox-root", from: From::Machine, packages: &["busybox-static"], proof: "bin/busybox" };
+
+/// A kernel that guests can boot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Kernel {
+    /// Long-term series 6.12, from bookworm-backports
+    #[default]
+    #[value(name = "6.12")]
+    V6_12,
+    /// Long-term series 6.1, bookworm's own
+    #[value(name = "6.1")]
+    V6_1,
+}
+
+/// QEMU 10.
+pub fn qemu() -> Result<Tree> {
+    QEMU.tree()
+}
+
+/// A kernel for guests.
+pub fn kernel(kernel: Kernel) -> Result<Tree> {
+    match kernel {
+        Kernel::V6_12 => KERNEL_6_12.tree(),
+        Kernel::V6_1 => KERNEL_6_1.tree(),
+    }
+}
+
+/// The root of guests.
+pub fn guest() -> Result<Tree> {
+    GUEST.tree()
+}
+
+/// busybox.
+pub fn busybox() -> Result<Tree> {
+    BUSYBOX.tree()
+}
 
 /// ethtool from Debian.
 pub fn ethtool() -> Result<Tree> {
     ETHTOOL.tree()
 }
 
-/// Open vSwitch from Debian.
+/// Names a folder that stands for `/` and holds another Open vSwitch: `/` in a guest is its own, Debian 13's 3.5.
+pub const OVS_ROOT: &str = "TRUNKLINE_E2E_OVS_ROOT";
+
+/// Open vSwitch from Debian 12, as our image has it, or the one under [`OVS_ROOT`].
 pub fn ovs() -> Result<Tree> {
-    OVS.tree()
+    match std::env::var_os(OVS_ROOT).filter(|root| !root.is_empty()) {
+        Some(root) => Ok(Tree { root: root.into() }),
+        None => OVS.tree(),
+    }
 }
 
 /// containerd 1.6 and runc from Debian.
@@ -153,20 +269,17 @@ impl Recipe {
     }
 
     fn unpack(&self, debs: &Path, tree: &Path) -> Result<()> {
-        let download = || {
-            let mut command = Command::new("apt-get");
-            // apt drops to a user that cannot write here.
-            command.args(["-o", "APT::Sandbox::User=root", "download"]).args(self.packages).current_dir(debs);
-            process::output(&mut command)
-        };
-        if download().is_err() {
-            process::output(Command::new("apt-get").arg("update"))
-                .context("updating the list of packages")?;
-            download().context("please see that apt-get can download packages")?;
+        match self.from {
+            From::Machine => apt::download(self.packages, debs)?,
+            From::Suites { suites, release } => {
+                apt::download_with_dependencies(self.packages, debs, suites, release)?;
+            }
         }
         for entry in fs::read_dir(debs).context("listing the packages")? {
             let deb = entry.context("listing the packages")?.path();
-            process::output(Command::new("dpkg-deb").arg("-x").arg(&deb).arg(tree))?;
+            if deb.extension().is_some_and(|extension| extension == "deb") {
+                process::output(Command::new("dpkg-deb").arg("-x").arg(&deb).arg(tree))?;
+            }
         }
         Ok(())
     }

@@ -15,6 +15,7 @@ pub mod demo;
 pub mod fixtures;
 pub mod forward;
 pub mod guard;
+pub mod guest;
 pub mod light;
 pub mod manifests;
 pub mod netns;

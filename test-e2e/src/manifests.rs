@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::control_plane::ControlPlane;
 use crate::run::Run;
+use crate::wait;
 
 /// Kinds that light nodes have as processes, and the configuration that each node has as a file.
 const NOT_FOR_LIGHT: [&str; 3] = ["DaemonSet", "Deployment", "ConfigMap"];
@@ -31,7 +32,8 @@ pub fn apply_for_light(run: &Run, plane: &ControlPlane) -> Result<()> {
         }
     }
     let list = serde_json::json!({"apiVersion": "v1", "kind": "List", "items": wanted});
-    plane.kubectl_with_input(&["apply", "--server-side", "--filename", "-"], &list.to_string())?;
-    plane.kubectl(&["wait", "--for", "condition=established", "crd", "--all", "--timeout", "30s"])?;
+    plane.apply(&list.to_string())?;
+    let limit = format!("{}s", 30 * wait::patience());
+    plane.kubectl(&["wait", "--for", "condition=established", "crd", "--all", "--timeout", &limit])?;
     Ok(())
 }

@@ -12,13 +12,14 @@ use anyhow::{Result, bail};
 use crate::{process, run};
 
 /// A program and the Debian package that brings it.
-const PROGRAMS: [(&str, &str); 6] = [
+const PROGRAMS: [(&str, &str); 7] = [
     ("ip", "iproute2"),
     ("nsenter", "util-linux"),
     ("mount", "mount"),
     ("sysctl", "procps"),
     ("apt-get", "apt"),
     ("dpkg-deb", "dpkg"),
+    ("depmod", "kmod"),
 ];
 
 /// Checks once per process that we are root and have every program, installing what is missing.

@@ -171,6 +171,11 @@ pub fn tail(path: &Path, lines: usize) -> String {
 
 /// Runs a command to its end and returns what it printed; fails with its error output.
 pub fn output(command: &mut Command) -> Result<String> {
+    String::from_utf8(bytes(command)?).with_context(|| format!("{} printed no text", describe(command)))
+}
+
+/// [`output`] of a command that prints no text.
+pub fn bytes(command: &mut Command) -> Result<Vec<u8>> {
     let done = raw_output(command)?;
     if !done.status.success() {
         bail!(
@@ -181,7 +186,7 @@ pub fn output(command: &mut Command) -> Result<String> {
             String::from_utf8_lossy(&done.stdout).trim(),
         );
     }
-    String::from_utf8(done.stdout).with_context(|| format!("{} printed no text", describe(command)))
+    Ok(done.stdout)
 }
 
 /// Runs a command to its end, whatever its exit code.

@@ -1,6 +1,7 @@
 //! Waiting for a condition with a bound. Nothing else in the harness sleeps.
 
 use std::future::Future;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -14,7 +15,7 @@ where
     F: FnMut() -> Fut,
     Fut: Future<Output = Result<Option<T>>>,
 {
-    let start = Instant::now();
+    let (start, limit) = (Instant::now(), limit * patience());
     loop {
         let last = match look().await {
             Ok(Some(value)) => return Ok(value),
@@ -37,7 +38,7 @@ pub fn until_blocking<T>(
     limit: Duration,
     mut look: impl FnMut() -> Result<Option<T>>,
 ) -> Result<T> {
-    let start = Instant::now();
+    let (start, limit) = (Instant::now(), limit * patience());
     loop {
         let last = match look() {
             Ok(Some(value)) => return Ok(value),
@@ -52,4 +53,11 @@ pub fn until_blocking<T>(
         }
         std::thread::sleep(PAUSE);
     }
+}
+
+/// How many times longer than usual everything may take: `TRUNKLINE_E2E_PATIENCE`, 1 unless this is an emulated machine.
+pub fn patience() -> u32 {
+    static PATIENCE: OnceLock<u32> = OnceLock::new();
+    let read = || std::env::var("TRUNKLINE_E2E_PATIENCE").ok()?.parse().ok();
+    *PATIENCE.get_or_init(|| read().filter(|times| *times >= 1).unwrap_or(1))
 }

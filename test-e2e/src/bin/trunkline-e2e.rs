@@ -8,7 +8,8 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand, ValueEnum};
-use trunkline_e2e::{bench, cluster, debs, demo, forward, guard, prereq, tools};
+use trunkline_e2e::debs::Kernel;
+use trunkline_e2e::{bench, cluster, debs, demo, forward, guard, guest, prereq, tools};
 
 /// Trunkline's harness: real control planes, nodes and pods on one machine.
 #[derive(Debug, Parser)]
@@ -33,6 +34,23 @@ enum Verb {
     Bench(bench::Options),
     /// Prints a folder with etcd, kube-apiserver and kubectl, for tests that look for one of envtest
     Assets,
+    /// Runs a command in a machine of its own with a stock kernel, under QEMU
+    Guest {
+        /// The kernel
+        #[arg(long, value_enum, default_value_t)]
+        kernel: Kernel,
+        /// The program, by its path, and its arguments
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<String>,
+    },
+    /// Runs what the kernel datapath must do, of the light tier, in such a machine
+    KernelDatapath {
+        /// The kernel
+        #[arg(long, value_enum, default_value_t)]
+        kernel: Kernel,
+        /// The light tier's test program
+        program: PathBuf,
+    },
     /// Clears up after runs that died
     Reap,
     /// Waits for the end of a run and clears up after it
@@ -70,6 +88,8 @@ enum Tier {
     Light,
     /// A control plane and nodes with kubelet and containerd
     Cluster,
+    /// A machine of its own under QEMU
+    Guest,
 }
 
 fn main() -> ExitCode {
@@ -103,6 +123,8 @@ fn run(verb: Verb) -> Result<()> {
             println!("{}", tools::assets()?.display());
             Ok(())
         }
+        Verb::Guest { kernel, command } => guest::run(kernel, &command),
+        Verb::KernelDatapath { kernel, program } => guest::kernel_datapath(kernel, &program),
         Verb::Reap => guard::reap_dead_runs(),
         Verb::Guard { dir } => guard::watch(&dir),
         Verb::NodeMounts { disk, ready } => cluster::mounts::hold(&disk, &ready),
@@ -116,7 +138,7 @@ fn run(verb: Verb) -> Result<()> {
 fn prepare(tier: Tier) -> Result<()> {
     prereq::check()?;
     debs::ovs()?;
-    if matches!(tier, Tier::Light | Tier::Cluster) {
+    if matches!(tier, Tier::Light | Tier::Cluster | Tier::Guest) {
         tools::prepare(tools::CONTROL_PLANE)?;
         tools::prepare(tools::LIGHT)?;
         debs::ethtool()?;
@@ -124,6 +146,9 @@ fn prepare(tier: Tier) -> Result<()> {
     if matches!(tier, Tier::Cluster) {
         tools::prepare(tools::CLUSTER)?;
         debs::containerd()?;
+    }
+    if matches!(tier, Tier::Guest) {
+        guest::prepare()?;
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::netns;
+use crate::{netns, wait};
 
 /// Bound on connecting and on each read.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -17,9 +17,10 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// GET of 127.0.0.1:`port` in the namespace; fails on any status but 200.
 pub fn get(netns: &Path, port: u16, path: &str) -> Result<String> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    let mut stream = netns::enter(netns, move || TcpStream::connect_timeout(&address, PATIENCE))?
+    let patience = PATIENCE * wait::patience();
+    let mut stream = netns::enter(netns, move || TcpStream::connect_timeout(&address, patience))?
         .with_context(|| format!("connecting to {address}"))?;
-    stream.set_read_timeout(Some(PATIENCE)).context("bounding a read")?;
+    stream.set_read_timeout(Some(patience)).context("bounding a read")?;
     let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).context("asking")?;
     let mut answer = String::new();

@@ -38,7 +38,7 @@ impl Snapshot {
             now.ports.extend(of_node(node.ovs().pod_ports()?));
             let mut links = node.netns().links()?;
             // Bridges stay: the primary's appears with its first pod, ours when its NIC does.
-            links.retain(|l| l != "cni0" && l != "ovs-netdev" && !l.starts_with("br-"));
+            links.retain(|l| l != "cni0" && l != "ovs-netdev" && l != "ovs-system" && !l.starts_with("br-"));
             now.links.extend(of_node(links));
         }
         now.addresses = objects::allocations(cluster.client()).await?;

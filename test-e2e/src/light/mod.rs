@@ -145,6 +145,6 @@ impl LightCluster {
 
     /// Applies YAML as the administrator.
     pub fn apply(&self, yaml: &str) -> Result<()> {
-        self.plane.kubectl_with_input(&["apply", "--server-side", "--filename", "-"], yaml).map(drop)
+        self.plane.apply(yaml)
     }
 }

@@ -40,6 +40,8 @@ pub struct NodeOptions {
     pub uplinks: Vec<(String, u8)>,
     /// The value of `secondaryNetwork.ovsBridges`, as YAML in one line.
     pub bridges: String,
+    /// The agent's `datapathType`.
+    pub datapath: String,
     /// More lines of the agent's configuration.
     pub more: String,
     /// The primary network's CNI version.
@@ -54,6 +56,7 @@ impl Default for NodeOptions {
         Self {
             uplinks: vec![("up1".to_owned(), 1)],
             bridges: r#"[{"bridgeName": "br-secondary", "physicalInterfaces": ["up1"]}]"#.to_owned(),
+            datapath: datapath(),
             more: String::new(),
             cni_version: "1.0.0".to_owned(),
             uplink_gro: false,
@@ -240,8 +243,9 @@ impl LightNode {
         let text = format!(
             "featureGates:\n  SecondaryNetwork: true\n  AntreaIPAM: true\n\
              secondaryNetwork:\n  ovsBridges: {}\n\
-             datapathType: netdev\novsRunDir: {}\ncniBinDir: {}\ncniConfDir: {}\n{}",
+             datapathType: {}\novsRunDir: {}\ncniBinDir: {}\ncniConfDir: {}\n{}",
             options.bridges,
+            options.datapath,
             self.ovs.run_dir().display(),
             self.bin_dir().display(),
             self.conf_dir().display(),
@@ -348,6 +352,13 @@ fn plug(
     Ok(plugged)
 }
 
+/// Whether ethtool says that a feature (`tx-checksumming`, …) of a link is on.
+pub fn offloads(netns: &Netns, link: &str, feature: &str) -> Result<bool> {
+    let said = ethtool(netns, &["-k", link])?;
+    let line = said.lines().find_map(|line| line.trim().strip_prefix(feature)?.strip_prefix(": "));
+    Ok(line.with_context(|| format!("ethtool knows no {feature} of {link}: {said}"))?.starts_with("on"))
+}
+
 /// Runs ethtool in a namespace.
 pub fn ethtool(netns: &Netns, args: &[&str]) -> Result<String> {
     process::output(debs::ethtool()?.command_in(netns, "sbin/ethtool").args(args))
@@ -364,4 +375,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Where a node's state folder is, for tests that look into the journal.
 pub fn state_dir(run: &Run, node: &str) -> PathBuf {
     Path::new(run.out()).join(node).join("state")
+}
+
+/// The datapath that light nodes use: `TRUNKLINE_E2E_DATAPATH`, by default `netdev`, which needs no kernel module.
+pub fn datapath() -> String {
+    std::env::var("TRUNKLINE_E2E_DATAPATH")
+        .ok()
+        .filter(|kind| !kind.is_empty())
+        .unwrap_or("netdev".to_owned())
 }

@@ -158,7 +158,7 @@ impl LightCluster {
                     let (node, server) = (node.clone(), None);
                     return Ok(RunningPod { object, node, sandbox, result, add_time, failures, server });
                 }
-                Err(error) if begin.elapsed() > limit => {
+                Err(error) if begin.elapsed() > limit * wait::patience() => {
                     bail!("{} has not started within {limit:?}: {error}", object.name_any())
                 }
                 Err(error) => failures.push(error),

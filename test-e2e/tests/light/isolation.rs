@@ -15,7 +15,8 @@ use trunkline_e2e::process::ProcessId;
 use trunkline_e2e::suite::Suite;
 use trunkline_e2e::wait;
 
-static SUITE: Suite = Suite::new("isolation", || LightOptions::nodes(2), setup);
+/// Shared with `datapath`, which asks for nothing more.
+pub(crate) static SUITE: Suite = Suite::new("isolation", || LightOptions::nodes(2), setup);
 
 /// Tags that a hostile pod may try, outermost first.
 const HOSTILE: [&str; 5] =
@@ -134,14 +135,14 @@ fn injected_tags_arrive_nowhere_else() -> Result<()> {
                 let mark = format!("hostile-{}-{number}", hostile.name());
                 let watch = Watch::start(cluster, &targets, &mark)?;
                 inject(hostile, tags, &mark, 20)?;
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                tokio::time::sleep(Duration::from_millis(100) * wait::patience()).await;
                 assert_eq!(watch.finish()?, Vec::<String>::new(), "{} with tags {tags}", hostile.name());
             }
         }
         // The control: an untagged frame does leave the node, so that the captures are known to see.
         let watch = Watch::start(cluster, &targets, "control")?;
         inject(&all[0], "", "control", 5)?;
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        tokio::time::sleep(Duration::from_millis(200) * wait::patience()).await;
         let seen = watch.finish()?;
         assert!(seen.iter().any(|place| place.starts_with("n1/up1")), "{seen:?}");
         assert!(!seen.iter().any(|p| p.starts_with("near") || p.starts_with("far")), "{seen:?}");
@@ -187,7 +188,7 @@ fn nothing_leaks_while_ports_come_and_flows_and_the_switch_go() -> Result<()> {
         }
         assert_eq!(watch.finish()?, Vec::<String>::new());
         eprintln!("flows were back {black:?} after vswitchd answered");
-        assert!(black < Duration::from_secs(1), "flows took {black:?}");
+        assert!(black < Duration::from_secs(1) * wait::patience(), "flows took {black:?}");
         cluster.delete_pods(more).await?;
         cluster.delete_pods(all).await
     })
@@ -215,6 +216,7 @@ fn a_pod_reaches_no_address_of_its_node_through_a_secondary_interface() -> Resul
             .context("no MAC")?
             .to_owned();
         let netns = &climber.sandbox.netns;
+        let timeout = (300 * wait::patience()).to_string();
         let primary = node.netns().ip_json("addr show dev cni0")?[0]["addr_info"][0]["local"]
             .as_str()
             .context("no address")?
@@ -236,7 +238,7 @@ fn a_pod_reaches_no_address_of_its_node_through_a_secondary_interface() -> Resul
                 "--size",
                 "100",
                 "--timeout-ms",
-                "300",
+                &timeout,
             ])?;
             assert_eq!(said["answered"], false, "{target}: {said}");
             let args = ["inject", "--interface", "eth1", "--mark", "climbing", "--to", &mac, "--count", "5"];

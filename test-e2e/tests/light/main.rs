@@ -8,6 +8,7 @@ mod attach;
 mod bootstrap;
 mod control_plane;
 mod crds;
+mod datapath;
 mod flows;
 mod harness;
 mod isolation;
