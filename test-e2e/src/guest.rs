@@ -36,6 +36,8 @@ pub const KERNEL_DATAPATH: &[&str] = &[
     "datapath::auto_takes_the_kernels_datapath_where_the_kernel_has_one",
     "datapath::conversations_outlive_vswitchd_on_the_kernels_datapath_only",
     "datapath::packets_take_the_datapath_that_was_asked_for_and_offloads_follow_it",
+    "flows::a_transfer_is_counted_exactly_on_both_nodes_and_names_both_pods",
+    "flows::equal_addresses_on_two_vlans_are_two_flows_of_two_pods",
     "isolation::injected_tags_arrive_nowhere_else",
     "isolation::nothing_leaks_while_ports_come_and_flows_and_the_switch_go",
     "isolation::a_pod_reaches_no_address_of_its_node_through_a_secondary_interface",
