@@ -16,6 +16,7 @@
 pub const DEFAULT_BPFFS: &str = "/run/trunkline/bpf";
 
 mod allocations;
+pub mod export;
 mod loss;
 mod names;
 mod owner;

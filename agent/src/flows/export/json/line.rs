@@ -1,0 +1,164 @@
+//! A flow record as one JSON object: the schema, version 1, of docs/flow-export.md.
+//!
+//! Pure. Keys are only ever added within a version; what is unknown is left out, never null.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::SystemTime;
+
+use serde::Serialize;
+use trunkline_ebpf::{Conversation, Direction, Tag};
+
+use crate::flows::record::{EndReason, Endpoint, FlowRecord};
+
+/// What [`Line::schema`] says.
+const SCHEMA: u32 = 1;
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Line<'a> {
+    schema: u32,
+    node: &'a str,
+    start: jiff::Timestamp,
+    end: jiff::Timestamp,
+    reason: EndReason,
+    direction: &'static str,
+    device: &'a str,
+    ifindex: u32,
+    interface: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pod: Option<Who<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peer: Option<Who<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    network: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    vlan: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bridge: Option<&'a str>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    wire_tags: Vec<WireTag>,
+    src_mac: String,
+    dst_mac: String,
+    #[serde(flatten)]
+    conversation: Talk,
+    packets: u64,
+    bytes: u64,
+    skbs: u64,
+    skb_bytes: u64,
+    tcp_flags: u16,
+    tos: u8,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rtt_nanoseconds: Option<u64>,
+    /// Only those that hold.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    marks: Vec<&'static str>,
+}
+
+#[derive(Debug, Serialize)]
+struct Who<'a> {
+    namespace: &'a str,
+    name: &'a str,
+    uid: &'a str,
+    interface: &'a str,
+}
+
+#[derive(Debug, Serialize)]
+struct WireTag {
+    vid: u16,
+    protocol: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", rename_all_fields = "camelCase")]
+enum Talk {
+    Ip { src: IpAddr, dst: IpAddr, protocol: u8, src_port: u16, dst_port: u16 },
+    Icmp { src: IpAddr, dst: IpAddr, protocol: u8, icmp_type: u8, icmp_code: u8 },
+    Arp { src: Ipv4Addr, dst: Ipv4Addr, operation: u16 },
+    Ethernet { ethertype: u16 },
+}
+
+impl<'a> Line<'a> {
+    pub(super) fn of(record: &'a FlowRecord, node: &'a str) -> Self {
+        let FlowRecord { tap, peer, key, totals, start, end, tcp_flags, tos, rtt, .. } = record;
+        Self {
+            schema: SCHEMA,
+            node,
+            start: timestamp(*start),
+            end: timestamp(*end),
+            reason: record.reason,
+            direction: if key.direction() == Direction::Sent { "sent" } else { "received" },
+            device: &tap.device,
+            ifindex: tap.ifindex,
+            interface: &tap.interface,
+            pod: tap.pod.as_ref().map(Who::of),
+            peer: peer.as_deref().map(Who::of),
+            network: tap.network.as_deref(),
+            vlan: tap.vlan.map(trunkline_api::VlanId::get),
+            bridge: tap.bridge.as_deref(),
+            wire_tags: [key.outer(), key.inner()].into_iter().flatten().map(WireTag::of).collect(),
+            src_mac: mac(record.src_mac),
+            dst_mac: mac(record.dst_mac),
+            conversation: Talk::of(key.conversation()),
+            packets: totals.packets,
+            bytes: totals.bytes,
+            skbs: totals.skbs,
+            skb_bytes: totals.skb_bytes,
+            tcp_flags: *tcp_flags,
+            tos: *tos,
+            rtt_nanoseconds: rtt.map(|rtt| u64::try_from(rtt.as_nanos()).unwrap_or(u64::MAX)),
+            marks: marks(record),
+        }
+    }
+}
+
+impl<'a> Who<'a> {
+    fn of(endpoint: &'a Endpoint) -> Self {
+        let Endpoint { namespace, name, uid, interface } = endpoint;
+        Self { namespace, name, uid, interface }
+    }
+}
+
+impl WireTag {
+    fn of(tag: Tag) -> Self {
+        Self { vid: tag.vid, protocol: if tag.service { "802.1ad" } else { "802.1Q" } }
+    }
+}
+
+impl Talk {
+    fn of(conversation: Conversation) -> Self {
+        match conversation {
+            Conversation::Ip { src, dst, protocol, src_port, dst_port } => {
+                Self::Ip { src, dst, protocol, src_port, dst_port }
+            }
+            Conversation::Icmp { src, dst, kind, code } => {
+                let protocol = if src.is_ipv4() { 1 } else { 58 };
+                Self::Icmp { src, dst, protocol, icmp_type: kind, icmp_code: code }
+            }
+            Conversation::Arp { sender, target, operation } => {
+                Self::Arp { src: sender, dst: target, operation }
+            }
+            Conversation::Ethernet { ethertype, .. } => Self::Ethernet { ethertype },
+        }
+    }
+}
+
+fn marks(record: &FlowRecord) -> Vec<&'static str> {
+    let key = &record.key;
+    let marks = [
+        (record.fragmented, "fragmented"),
+        (key.later_fragment(), "later-fragment"),
+        (key.truncated(), "truncated"),
+        (key.more_tags(), "more-tags"),
+        (record.gap, "gap"),
+    ];
+    marks.into_iter().filter_map(|(set, mark)| set.then_some(mark)).collect()
+}
+
+/// Times that no clock shows become 1970.
+fn timestamp(time: SystemTime) -> jiff::Timestamp {
+    jiff::Timestamp::try_from(time).unwrap_or(jiff::Timestamp::UNIX_EPOCH)
+}
+
+fn mac(octets: [u8; 6]) -> String {
+    octets.map(|octet| format!("{octet:02x}")).join(":")
+}
