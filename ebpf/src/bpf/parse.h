@@ -168,8 +168,6 @@ static __always_inline void parse_transport(struct __sk_buff *skb, __u32 off, st
 					    struct about *about)
 {
 	about->headers = off;
-	if (off > about->end || off > skb->len)
-		goto truncated;
 	switch (key->protocol) {
 	case IPPROTO_TCP: {
 		struct tcp copy, *tcp = inside(skb, about, off, &copy, sizeof(copy) - 2);
@@ -211,7 +209,7 @@ static __always_inline void parse_transport(struct __sk_buff *skb, __u32 off, st
 
 		/* Each belongs to its own family; in the other it is a protocol like any other. */
 		if ((key->protocol == IPPROTO_ICMP) != (key->kind == KIND_IPV4))
-			return;
+			break;
 		icmp = inside(skb, about, off, &copy, sizeof(copy));
 		if (!icmp)
 			goto truncated;
@@ -220,8 +218,11 @@ static __always_inline void parse_transport(struct __sk_buff *skb, __u32 off, st
 		return;
 	}
 	default:
-		return;
+		break;
 	}
+	/* Nothing to read here, but the headers before it may have said more than there is. */
+	if (off <= about->end && off <= skb->len)
+		return;
 truncated:
 	key->marks |= MARK_TRUNCATED;
 }

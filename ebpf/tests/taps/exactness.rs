@@ -19,12 +19,14 @@ use std::time::{Duration, Instant};
 use aya::programs::TcAttachType;
 use aya::programs::links::LinkOrder;
 use aya::programs::tc::TcAttachOptions;
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
 use trunkline_ebpf::{Counters, Direction, Reader, Slot, Tap, TapSet, Totals};
 
 use crate::frames::{Ipv4, ethertype, protocol, tagged, udp};
 use crate::namespace::{LinkStats, Namespace};
 use crate::packet::{PacketSocket, disable_offloads};
-use crate::rig::{Rig, program, set_next, tap, wrapper};
+use crate::rig::{Rig, Stop, program, set_next, tap, wrapper};
 
 const POD: &str = "10.9.0.2";
 const NODE: &str = "10.9.0.1";
@@ -111,6 +113,7 @@ impl Pair {
         let socket = self.pod.run(|| UdpSocket::bind((POD, 4000))).expect("a socket");
         socket.set_read_timeout(patience).expect("a time limit");
         thread::scope(|scope| {
+            let _running = Stop(&stop);
             scope.spawn(|| {
                 while !stop.load(Ordering::Relaxed) {
                     if let Ok((_, from)) = echo.recv_from(&mut [0; 64]) {
@@ -132,7 +135,6 @@ impl Pair {
                     }
                 }
             }
-            stop.store(true, Ordering::Relaxed);
         });
     }
 }
@@ -175,6 +177,8 @@ fn taps_equal_their_devices_and_every_epoch_adds_up_under_load() {
     // The first epoch has more flows than there is room for; later ones may or may not.
     pair.datagrams(2000, 1);
     let (epochs, sums) = thread::scope(|scope| {
+        // Dropped by a panic, it ends the reader, which the scope waits for.
+        let stop = stop;
         let draining = scope.spawn({
             let reader = &mut reader;
             move || drain_until(reader, &stopped)
@@ -243,13 +247,14 @@ fn wire_counts_equal_a_capture_at_the_far_end() {
         (sum.packets, sum.bytes)
     };
     let [at_pod, at_node] = thread::scope(|scope| {
+        let running = Stop(&stop);
         let counting = captures.each_ref().map(|capture| scope.spawn(|| count(capture)));
         pair.give_addresses();
         pair.stream(true, 24 << 20);
         pair.stream(false, 8 << 20);
         pair.datagrams(500, 1);
         pair.quiet();
-        stop.store(true, Ordering::Relaxed);
+        drop(running);
         counting.map(|thread| thread.join().expect("no panic there"))
     });
     let closed = reader.drain().expect("drained");
@@ -266,6 +271,53 @@ fn wire_counts_equal_a_capture_at_the_far_end() {
     assert!(received.skbs < received.packets, "{received:?}");
     assert_eq!(wire(seen(pair.inside, Direction::Received)), at_pod, "the pod's own tap, behind it");
     drop((set, bpffs));
+}
+
+#[test]
+fn a_flow_that_processors_carry_at_once_is_counted_exactly() {
+    const EACH: u64 = 150_000;
+    let (mut rig, namespace) = (Rig::new(1024), Namespace::new());
+    namespace.pair("a", &namespace, "b");
+    let wanted = tap("a", "a", namespace.index("a"));
+    let set = &mut rig.set;
+    let slot = namespace.run(|| set.ensure(&wanted)).expect("attached");
+    let frame = tagged(&[], ethertype::IPV4, &Ipv4::of(protocol::UDP).packet(&udp(1, 2, b"")));
+    let allowed = sched_getaffinity(Pid::from_raw(0)).expect("a set of processors");
+    let processors: Vec<usize> =
+        (0..CpuSet::count()).filter(|cpu| allowed.is_set(*cpu) == Ok(true)).take(4).collect();
+    let senders = processors.len() as u64;
+    let (mut epochs, mut sum, since) = (0, Totals::default(), Instant::now());
+    thread::scope(|scope| {
+        for processor in processors {
+            let (namespace, frame) = (&namespace, &frame);
+            scope.spawn(move || {
+                let mut only = CpuSet::new();
+                only.set(processor).expect("a processor");
+                namespace.run(|| {
+                    sched_setaffinity(Pid::from_raw(0), &only).expect("allowed");
+                    let socket = PacketSocket::sender("a", false);
+                    (0..EACH).for_each(|_| socket.send(frame));
+                });
+            });
+        }
+        while sum.skbs < senders * EACH {
+            assert!(since.elapsed() < Duration::from_secs(120), "{sum:?}");
+            let closed = rig.drain();
+            assert!(closed.taps.iter().all(|tap| tap.epoch.lost == Totals::default()), "{closed:?}");
+            let [(_, flow)] = closed.flows.as_slice() else {
+                assert!(closed.flows.is_empty(), "one flow, whoever carries it: {closed:?}");
+                continue;
+            };
+            epochs += 1;
+            sum += flow.totals;
+        }
+    });
+    let total = rig.reader.totals(slot, Direction::Sent).expect("the counters").seen;
+    println!("{senders} processors, {epochs} epochs, {total:?}");
+    assert_eq!((sum, sum.skbs), (total, senders * EACH));
+    // The queue to the other end may overflow, behind the tap.
+    let stats = namespace.stats("a");
+    assert_eq!(stats.tx_packets + stats.tx_dropped, sum.skbs);
 }
 
 /// Frames from `a` to `b`; what taps and devices counted, each as (skb bytes, wire bytes, device's bytes).

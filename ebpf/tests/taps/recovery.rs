@@ -1,12 +1,15 @@
 //! A reader that dies at any step of a drain: nothing is counted twice, and what is lost is known to be lost.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
 use aya::maps::{Array, HashMap, Map, MapData};
 use trunkline_ebpf::{ClosedEpoch, Direction, Slot, TapSet};
 
 use crate::frames::{Ipv4, ethernet, ethertype, protocol, udp};
 use crate::namespace::Namespace;
 use crate::packet::PacketSocket;
-use crate::rig::{Rig, capacity, tap};
+use crate::rig::{Rig, Stop, capacity, tap};
 
 /// A rig whose tap counts on while nobody reads.
 struct Bench {
@@ -99,6 +102,43 @@ fn an_epoch_that_was_closed_and_not_read_is_read_by_the_next_process() {
     bench.send(5);
     let closed = bench.rig.reader.drain().expect("drained");
     bench.check(&closed, 5);
+}
+
+#[test]
+fn kills_between_flip_and_drain_lose_nothing_of_running_traffic() {
+    const ROUNDS: u64 = 6;
+    let mut bench = Bench::new();
+    let socket = bench.namespace.run(|| PacketSocket::sender("a", false));
+    let (stop, mut counted) = (AtomicBool::new(false), 0);
+    let mut add = |closed: &ClosedEpoch| {
+        assert_eq!(closed.inexact(), vec![], "epoch {}", closed.epoch);
+        counted += closed.taps.iter().map(|tap| tap.epoch.seen.skbs).sum::<u64>();
+    };
+    let (mut bench, sent) = thread::scope(|scope| {
+        let running = Stop(&stop);
+        // More flows than there is room for, so that an epoch has both.
+        let traffic = scope.spawn(|| {
+            let mut sent = 0_u64;
+            while !stop.load(Ordering::Relaxed) {
+                let port = u16::try_from(sent % 3000).expect("small");
+                socket.send(&ethernet(ethertype::IPV4, &Ipv4::of(protocol::UDP).packet(&udp(port, 53, b""))));
+                sent += 1;
+            }
+            sent
+        });
+        for _ in 0..ROUNDS {
+            add(&bench.rig.reader.drain().expect("drained"));
+            bench.rig.reader.flip().expect("closed");
+            bench = bench.killed();
+            add(&bench.rig.reader.drain_leftover().expect("read").expect("the closed epoch"));
+        }
+        drop(running);
+        (bench, traffic.join().expect("no panic there"))
+    });
+    add(&bench.rig.reader.drain().expect("drained"));
+    assert_eq!(counted, sent + ROUNDS, "every frame once, and one a kill");
+    let stats = bench.namespace.stats("a");
+    assert_eq!(stats.tx_packets + stats.tx_dropped, counted);
 }
 
 #[test]

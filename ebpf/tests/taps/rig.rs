@@ -7,6 +7,7 @@ use aya::{Ebpf, EbpfLoader};
 use std::fs::File;
 use std::io::Write as _;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use trunkline_ebpf::{Budget, Capacity, ClosedEpoch, Direction, Reader, Slot, Tap, TapSet};
@@ -19,6 +20,15 @@ static WRAPPER: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/w
 
 /// How long the kernel may take to deliver what was sent.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Tells threads of a scope to end, also when the test panics: the scope waits for them.
+pub(crate) struct Stop<'a>(pub(crate) &'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
 
 /// A wanted tap of the pod's side, to be changed where a test wants another.
 pub(crate) fn tap(name: &str, interface: &str, ifindex: u32) -> Tap {
