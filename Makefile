@@ -34,7 +34,7 @@ test: lint test-unit test-light test-guest test-cluster
 test-unit: build
 	$(E2E) prepare light
 	KUBEBUILDER_ASSETS=$$($(E2E) assets) $(TEST) --lib --bins \
-	  --test bridge_ovs --test cni_plugin --test node_io --test real --test replicas --test service
+	  --test bridge_ovs --test cni_plugin --test node_io --test real --test replicas --test service --test taps
 
 ## test-light: light nodes on a real control plane
 test-light: build

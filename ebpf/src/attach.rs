@@ -7,6 +7,8 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use aya::programs::links::{FdLink, LinkOrder};
 use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
@@ -16,6 +18,9 @@ use crate::error::TapError;
 use crate::flow::Slot;
 use crate::object::{EGRESS, GUARDED, INGRESS, Programs};
 use crate::sys;
+
+/// How long a link whose pin somebody removed may hold its place: the kernel frees it when nobody can see it any more.
+const LINGER: Duration = Duration::from_millis(500);
 
 /// One place where a program of a tap hangs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,16 +137,22 @@ impl TapLinks {
         hook: Hook,
         interface: &str,
     ) -> Result<(), TapError> {
+        self.detach(hook)?;
         let path = self.folder.join(hook.pin());
-        sys::unpin(&path).map_err(pin_error("remove", &path))?;
         let program = programs.program(hook.program())?;
         let failed = |source: ProgramError| TapError::Attach {
             program: hook.program(),
             interface: interface.to_owned(),
             source: Box::new(source),
         };
-        let options = TcAttachOptions::TcxOrder(hook.order());
-        let id = program.attach_with_options(interface, hook.attach_type(), options).map_err(failed)?;
+        let since = Instant::now();
+        let id = loop {
+            let options = TcAttachOptions::TcxOrder(hook.order());
+            match program.attach_with_options(interface, hook.attach_type(), options) {
+                Err(error) if exists(&error) && since.elapsed() < LINGER => thread::sleep(LINGER / 20),
+                attached => break attached.map_err(failed)?,
+            }
+        };
         let link: SchedClassifierLink = program.take_link(id).map_err(failed)?;
         pin(link, &path)
     }
@@ -179,12 +190,18 @@ impl TapLinks {
     /// Takes one hook off.
     pub(crate) fn detach(&self, hook: Hook) -> Result<(), TapError> {
         let path = self.folder.join(hook.pin());
+        sys::detach(&path).map_err(pin_error("detach", &path))?;
         sys::unpin(&path).map_err(pin_error("remove", &path))
     }
 }
 
 pub(crate) fn pin_error(what: &'static str, path: &Path) -> impl Fn(io::Error) -> TapError {
     move |source| TapError::Pin { what, path: path.to_owned(), source }
+}
+
+/// Whether the kernel says that this program is there already.
+fn exists(error: &ProgramError) -> bool {
+    matches!(error, ProgramError::SyscallError(call) if call.io_error.kind() == io::ErrorKind::AlreadyExists)
 }
 
 fn pin(link: SchedClassifierLink, path: &Path) -> Result<(), TapError> {

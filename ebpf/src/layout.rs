@@ -124,3 +124,131 @@ unsafe impl aya::Pod for RawCounters {}
 unsafe impl aya::Pod for RawTap {}
 // SAFETY: as above.
 unsafe impl aya::Pod for RawControl {}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::mem::offset_of;
+
+    use super::*;
+
+    /// A struct as the compiler of the programs laid it out.
+    #[derive(Debug, PartialEq, Eq)]
+    struct Layout {
+        size: u32,
+        offsets: BTreeMap<String, u32>,
+    }
+
+    /// The kernel's type format (`Documentation/bpf/btf.rst`), as far as structs.
+    struct Btf(Vec<u8>);
+
+    impl Btf {
+        fn of_object() -> Self {
+            let object = aya_obj::Object::parse(crate::object::OBJECT).expect("what the build made");
+            Self(object.btf.expect("compiled with -g").to_bytes())
+        }
+
+        fn word(&self, at: usize) -> u32 {
+            u32::from_ne_bytes(self.0[at..at + 4].try_into().expect("four bytes"))
+        }
+
+        fn index(&self, at: usize) -> usize {
+            usize::try_from(self.word(at)).expect("an offset")
+        }
+
+        fn string(&self, strings: usize, offset: u32) -> String {
+            let from = strings + usize::try_from(offset).expect("an offset");
+            let end = self.0[from..].iter().position(|byte| *byte == 0).expect("terminated");
+            String::from_utf8_lossy(&self.0[from..from + end]).into_owned()
+        }
+
+        fn structs(&self) -> BTreeMap<String, Layout> {
+            // Magic, version and flags; then the lengths of the header itself, and of types and strings behind it.
+            let header = self.index(4);
+            let (types, types_len) = (header + self.index(8), self.index(12));
+            let strings = header + self.index(16);
+            let (mut at, mut found) = (types, BTreeMap::new());
+            while at < types + types_len {
+                let (name, info, size) = (self.word(at), self.word(at + 4), self.word(at + 8));
+                let (kind, count) = (info >> 24 & 0x1f, usize::try_from(info & 0xffff).expect("small"));
+                let members = at + 12;
+                if kind == 4 {
+                    let member = |number| {
+                        let at = members + 12 * number;
+                        (self.string(strings, self.word(at)), self.word(at + 8) / 8)
+                    };
+                    let offsets = (0..count).map(member).collect();
+                    found.insert(self.string(strings, name), Layout { size, offsets });
+                }
+                at = members
+                    + match kind {
+                        1 | 14 | 17 => 4,
+                        3 => 12,
+                        4 | 5 | 15 | 19 => 12 * count,
+                        6 | 13 => 8 * count,
+                        _ => 0,
+                    };
+            }
+            found
+        }
+    }
+
+    macro_rules! layout {
+        ($type:ty, $($field:ident),+) => {
+            Layout {
+                size: u32::try_from(size_of::<$type>()).expect("small"),
+                offsets: [$((stringify!($field), offset_of!($type, $field))),+]
+                    .map(|(name, offset)| (name.to_owned(), u32::try_from(offset).expect("small")))
+                    .into(),
+            }
+        };
+    }
+
+    #[test]
+    fn structs_lie_as_the_compiler_of_the_programs_laid_them() {
+        let structs = Btf::of_object().structs();
+        let ours = [
+            (
+                "flow_key",
+                layout!(
+                    RawKey, src, dst, sport, dport, outer, inner, tap, cpu, kind, protocol, direction, marks
+                ),
+            ),
+            (
+                "flow_value",
+                layout!(
+                    RawValue, skbs, bytes, packets, wire_bytes, first, last, rtt, tcp_flags, tos, seen,
+                    src_mac, dst_mac, pad
+                ),
+            ),
+            (
+                "tap_counters",
+                layout!(
+                    RawCounters,
+                    skbs,
+                    bytes,
+                    packets,
+                    wire_bytes,
+                    lost_skbs,
+                    lost_bytes,
+                    lost_packets,
+                    lost_wire_bytes
+                ),
+            ),
+            ("tap", layout!(RawTap, slot, flags)),
+            ("control", layout!(RawControl, epoch, clearing)),
+        ];
+        for (name, layout) in ours {
+            assert_eq!(structs.get(name), Some(&layout), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_maps_hold_has_no_padding() {
+        // aya::Pod says that any byte of it may be read.
+        let fields = |sizes: &[usize]| sizes.iter().sum::<usize>();
+        assert_eq!(size_of::<RawKey>(), fields(&[16, 16, 2, 2, 2, 2, 2, 2, 1, 1, 1, 1]));
+        assert_eq!(size_of::<RawValue>(), fields(&[8, 8, 8, 8, 8, 8, 4, 2, 1, 1, 6, 6, 4]));
+        assert_eq!(size_of::<RawCounters>(), 8 * 8);
+    }
+}

@@ -3,6 +3,7 @@
 //! Owns the embedded object. One copy of the programs serves all taps of the node's own namespace; an interface
 //! elsewhere gets a copy of its own, which carries its slot as a constant. All copies share the same maps.
 
+use std::io::ErrorKind;
 use std::path::Path;
 
 use aya::programs::{ProgramError, SchedClassifier};
@@ -13,7 +14,7 @@ use crate::budget::{Capacity, HANDSHAKES};
 use crate::error::TapError;
 use crate::flow::Slot;
 
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/taps.o"));
+pub(crate) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/taps.o"));
 /// Any change of what maps hold changes this text, and with it the folder of the pins.
 static LAYOUT: &str = include_str!("bpf/layout.h");
 
@@ -65,7 +66,7 @@ impl Programs {
         let mut ebpf = loader.load(OBJECT).map_err(|error| TapError::Load(Box::new(error)))?;
         for name in [INGRESS, EGRESS, GUARDED] {
             let failed = |source| TapError::Program { program: name, source: Box::new(source) };
-            program(&mut ebpf, name).and_then(SchedClassifier::load).map_err(failed)?;
+            program(&mut ebpf, name).and_then(load).map_err(failed)?;
         }
         Ok(Self { ebpf })
     }
@@ -86,6 +87,22 @@ impl Programs {
             program.map_err(|source| TapError::Program { program: "tap", source: Box::new(source) })
         };
         Ok((found(INGRESS)?, found(EGRESS)?))
+    }
+}
+
+/// The verifier gives up with EAGAIN when a signal comes in between; libbpf asks again as often.
+fn load(program: &mut SchedClassifier) -> Result<(), ProgramError> {
+    const ATTEMPTS: u32 = 5;
+    let mut attempt = 1;
+    loop {
+        match program.load() {
+            Err(ProgramError::LoadError { io_error, .. })
+                if io_error.kind() == ErrorKind::WouldBlock && attempt < ATTEMPTS =>
+            {
+                attempt += 1;
+            }
+            done => return done,
+        }
     }
 }
 

@@ -20,6 +20,7 @@ const BPF_PROG_GET_FD_BY_ID: libc::c_long = 13;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 const BPF_MAP_LOOKUP_AND_DELETE_BATCH: libc::c_long = 25;
+const BPF_LINK_DETACH: libc::c_long = 34;
 
 const BPF_MAP_TYPE_ARRAY: u32 = 2;
 const BPF_MAP_TYPE_ARRAY_OF_MAPS: u32 = 12;
@@ -219,15 +220,20 @@ pub(crate) struct RawLinkInfo {
     rest: [u64; 8],
 }
 
-/// What a pinned link is attached to. `None`: nothing is pinned there.
-pub(crate) fn pinned_link(path: &Path) -> io::Result<Option<RawLinkInfo>> {
+/// Opens what is pinned somewhere. `None`: nothing is.
+fn pinned(path: &Path) -> io::Result<Option<OwnedFd>> {
     let name = CString::new(path.as_os_str().as_bytes())?;
     let mut attr = ObjAttr { pathname: name.as_ptr() as u64, ..ObjAttr::default() };
-    let link = match bpf(BPF_OBJ_GET, &mut attr) {
-        Ok(fd) => owned(fd),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
+    match bpf(BPF_OBJ_GET, &mut attr) {
+        Ok(fd) => Ok(Some(owned(fd))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// What a pinned link is attached to. `None`: nothing is pinned there.
+pub(crate) fn pinned_link(path: &Path) -> io::Result<Option<RawLinkInfo>> {
+    let Some(link) = pinned(path)? else { return Ok(None) };
     let mut info = [RawLinkInfo::default()];
     let mut attr = InfoAttr {
         bpf_fd: link.as_raw_fd().unsigned_abs(),
@@ -271,6 +277,14 @@ pub(crate) fn tag_of(program: u32) -> io::Result<Option<[u8; 8]>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// Takes a pinned link off its interface, now: without this it goes some time after its pin, and until then the
+/// kernel refuses the same program there (EEXIST).
+pub(crate) fn detach(path: &Path) -> io::Result<()> {
+    let Some(link) = pinned(path)? else { return Ok(()) };
+    let mut attr = link.as_raw_fd();
+    bpf(BPF_LINK_DETACH, &mut attr).map(|_| ())
 }
 
 /// Removes a pin; that it is gone already is as good.

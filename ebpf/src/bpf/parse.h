@@ -97,6 +97,7 @@ struct icmp {
 
 /* What the parser learns beside the key. */
 struct about {
+	__u32 end;       /* where the IP packet ends: what an Ethernet frame has behind that is padding */
 	__u32 headers;   /* bytes before the transport payload: what every GSO segment repeats */
 	__u16 tcp_flags;
 	__u8 tos;
@@ -115,6 +116,32 @@ static __always_inline void *header(struct __sk_buff *skb, __u32 off, void *copy
 	if (bpf_skb_load_bytes(skb, off, copy, len))
 		return (void *)0;
 	return copy;
+}
+
+/* As above, and only where the IP packet reaches that far by its own account. */
+static __always_inline void *inside(struct __sk_buff *skb, const struct about *about, __u32 off, void *copy,
+				    const __u32 len)
+{
+	return off + len > about->end ? (void *)0 : header(skb, off, copy, len);
+}
+
+/* The same offset, of which the verifier knows nothing but its bound: half of a word on the stack is a number like
+ * any other to it. Without this it follows every chain of headers by itself, three quarters of a million steps. */
+static __always_inline __u32 forgotten(__u32 off)
+{
+	volatile struct {
+		__u16 pad;
+		__u16 off;
+	} kept;
+
+	kept.off = off;
+	return kept.off & 0x7fff;
+}
+
+/* A length of 0 is none: what offloading makes of packets over 64 KiB, and jumbograms (RFC 2675). */
+static __always_inline __u32 end_of(__u32 off, __u32 length)
+{
+	return length ? off + length : ~0U;
 }
 
 static __always_inline int is_tag(__be16 type)
@@ -143,11 +170,19 @@ static __always_inline void parse_transport(struct __sk_buff *skb, __u32 off, st
 	about->headers = off;
 	switch (key->protocol) {
 	case IPPROTO_TCP: {
-		struct tcp copy, *tcp = header(skb, off, &copy, sizeof(copy) - 2);
+		struct tcp copy, *tcp = inside(skb, about, off, &copy, sizeof(copy) - 2);
 		__u16 flags;
 
-		if (!tcp)
+		if (!tcp) {
+			/* The first of tiny fragments (RFC 1858) names its ports all the same. */
+			struct ports *ports = inside(skb, about, off, &copy, sizeof(*ports));
+
+			if (ports) {
+				key->sport = ports->src;
+				key->dport = ports->dst;
+			}
 			goto truncated;
+		}
 		key->sport = tcp->src;
 		key->dport = tcp->dst;
 		flags = bpf_ntohs(tcp->offset_flags);
@@ -159,7 +194,7 @@ static __always_inline void parse_transport(struct __sk_buff *skb, __u32 off, st
 	case IPPROTO_UDPLITE:
 	case IPPROTO_SCTP:
 	case IPPROTO_DCCP: {
-		struct ports copy, *ports = header(skb, off, &copy, sizeof(copy));
+		struct ports copy, *ports = inside(skb, about, off, &copy, sizeof(copy));
 
 		if (!ports)
 			goto truncated;
@@ -174,8 +209,8 @@ static __always_inline void parse_transport(struct __sk_buff *skb, __u32 off, st
 
 		/* Each belongs to its own family; in the other it is a protocol like any other. */
 		if ((key->protocol == IPPROTO_ICMP) != (key->kind == KIND_IPV4))
-			return;
-		icmp = header(skb, off, &copy, sizeof(copy));
+			break;
+		icmp = inside(skb, about, off, &copy, sizeof(copy));
 		if (!icmp)
 			goto truncated;
 		key->sport = icmp->type;
@@ -183,8 +218,11 @@ static __always_inline void parse_transport(struct __sk_buff *skb, __u32 off, st
 		return;
 	}
 	default:
-		return;
+		break;
 	}
+	/* Nothing to read here, but the headers before it may have said more than there is. */
+	if (off <= about->end && off <= skb->len)
+		return;
 truncated:
 	key->marks |= MARK_TRUNCATED;
 }
@@ -201,6 +239,7 @@ static __always_inline int parse_ipv4(struct __sk_buff *skb, __u32 off, struct f
 	length = (ip->version_ihl & 0x0f) * 4;
 	if (ip->version_ihl >> 4 != 4 || length < sizeof(*ip))
 		return -1;
+	about->end = end_of(off, bpf_ntohs(ip->length));
 	key->kind = KIND_IPV4;
 	key->src[0] = ip->src;
 	key->dst[0] = ip->dst;
@@ -209,14 +248,29 @@ static __always_inline int parse_ipv4(struct __sk_buff *skb, __u32 off, struct f
 	if (length > sizeof(*ip))
 		about->seen |= SEEN_OPTIONS;
 	fragment = bpf_ntohs(ip->fragment);
+	off += length;
+	about->headers = off;
+	if (off > about->end || off > skb->len) {
+		key->marks |= MARK_TRUNCATED;
+		return 0;
+	}
 	if (fragment & 0x1fff) {
 		key->marks |= MARK_FRAGMENT;
-		about->headers = off + length;
 		return 0;
 	}
 	if (fragment & 0x2000)
 		about->seen |= SEEN_FIRST_FRAGMENT;
-	parse_transport(skb, off + length, key, about);
+	if (key->protocol == IPPROTO_AH) {
+		struct extension ext_copy, *ext = inside(skb, about, off, &ext_copy, sizeof(ext_copy));
+
+		if (!ext) {
+			key->marks |= MARK_TRUNCATED;
+			return 0;
+		}
+		key->protocol = ext->next;
+		off += (ext->length + 2) * 4;
+	}
+	parse_transport(skb, off, key, about);
 	return 0;
 }
 
@@ -253,11 +307,12 @@ static __always_inline int parse_ipv6(struct __sk_buff *skb, __u32 off, struct f
 	about->tos = bpf_ntohl(ip->version_class_label) >> 20;
 	next = ip->next;
 	off += sizeof(*ip);
+	about->end = end_of(off, bpf_ntohs(ip->length));
 	if (is_extension(next)) {
 		about->seen |= SEEN_OPTIONS;
 #pragma unroll
 		for (i = 0; i < MAX_EXTENSIONS; i++) {
-			struct extension ext_copy, *ext = header(skb, off, &ext_copy, sizeof(ext_copy));
+			struct extension ext_copy, *ext = inside(skb, about, off, &ext_copy, sizeof(ext_copy));
 			__u8 kind = next;
 
 			key->protocol = next;
@@ -284,6 +339,7 @@ static __always_inline int parse_ipv6(struct __sk_buff *skb, __u32 off, struct f
 			} else {
 				off += (ext->length + 1) * 8;
 			}
+			off = forgotten(off);
 			if (!is_extension(next))
 				break;
 		}
@@ -347,7 +403,7 @@ static __always_inline void parse(struct __sk_buff *skb, __u32 has_ethernet, str
 				break; /* counted under the tag's own ethertype */
 			add_tag(key, tag_of(type, bpf_ntohs(tag->tci)));
 			type = tag->type;
-			off += sizeof(*tag);
+			off = forgotten(off + sizeof(*tag));
 		}
 	} else {
 		type = (__be16)skb->protocol;

@@ -1,6 +1,18 @@
 //! The taps in the running kernel: what they count, how they hang on interfaces, what survives whom.
 
 mod bpffs;
+mod exactness;
+mod frames;
+mod generated;
+mod golden;
+mod handshake;
+mod lifecycle;
+mod namespace;
+mod overlap;
+mod packet;
+mod recovery;
+mod reference;
+mod rig;
 
 use aya::programs::{TestRun as _, TestRunOptions};
 use bpffs::Bpffs;

@@ -1,0 +1,342 @@
+//! How taps hang on interfaces: adopted, shared with others' programs, lost and found, given up.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use aya::Ebpf;
+use aya::programs::links::{FdLink, LinkOrder, PinnedLink};
+use aya::programs::tc::TcAttachOptions;
+use aya::programs::{SchedClassifier, TcAttachType};
+use trunkline_ebpf::{Direction, LinkState, Slot, Tag, Tap, TapSet};
+
+use crate::frames::{Ipv4, ethernet, ethertype, protocol, udp};
+use crate::namespace::Namespace;
+use crate::packet::{PacketSocket, detach_link};
+use crate::rig::{Rig, capacity, program, set_next, tap, wrapper};
+
+/// A rig, and a pair `a`–`b` in a namespace.
+struct Bench {
+    rig: Rig,
+    namespace: Namespace,
+    socket: PacketSocket,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let (rig, namespace) = (Rig::new(1024), Namespace::new());
+        namespace.pair("a", &namespace, "b");
+        let socket = namespace.run(|| PacketSocket::sender("a", false));
+        Self { rig, namespace, socket }
+    }
+
+    fn tap(&self, link: &str) -> Tap {
+        tap(link, link, self.namespace.index(link))
+    }
+
+    fn ensure(&mut self, tap: &Tap) -> Slot {
+        let (set, namespace) = (&mut self.rig.set, &self.namespace);
+        namespace.run(move || set.ensure(tap)).expect("attached")
+    }
+
+    fn state(&self, slot: Slot, tap: &Tap) -> LinkState {
+        self.rig.set.state(slot, tap).expect("readable pins")
+    }
+
+    /// Sends so many equal frames from `a`.
+    fn send(&self, frames: u64) {
+        let packet = Ipv4::of(protocol::UDP).packet(&udp(1, 2, b""));
+        (0..frames).for_each(|_| self.socket.send(&ethernet(ethertype::IPV4, &packet)));
+    }
+
+    fn skbs(&self, slot: Slot, direction: Direction) -> u64 {
+        self.rig.reader.totals(slot, direction).expect("the counters").seen.skbs
+    }
+
+    /// The pins of a tap's links.
+    fn pins(&self, slot: Slot, name: &str) -> PathBuf {
+        self.rig.maps().with_file_name("taps").join(format!("{}_{name}", slot.0))
+    }
+
+    /// Every link of a tap by its pin's name.
+    fn links(&self, slot: Slot, name: &str) -> BTreeMap<String, u32> {
+        let entries = fs::read_dir(self.pins(slot, name)).expect("a tap's folder");
+        let id = |path: PathBuf| {
+            let link = FdLink::from(PinnedLink::from_pin(&path).expect("a link"));
+            (
+                path.file_name().expect("a name").to_string_lossy().into_owned(),
+                link.info().expect("live").id(),
+            )
+        };
+        entries.map(|entry| id(entry.expect("readable").path())).collect()
+    }
+
+    /// The numbers of the programs on a hook, in order.
+    fn programs(&self, link: &str, hook: TcAttachType) -> Vec<u32> {
+        let (_, found) = self.namespace.run(|| SchedClassifier::query_tcx(link, hook)).expect("TCX");
+        found.iter().map(aya::programs::ProgramInfo::id).collect()
+    }
+
+    /// Waits until so many are there: the kernel takes a closed link off some time later.
+    fn await_programs(&self, link: &str, hook: TcAttachType, count: usize) {
+        let since = Instant::now();
+        while self.programs(link, hook).len() != count {
+            assert!(since.elapsed() < Duration::from_secs(20), "{:?}", self.programs(link, hook));
+            thread::yield_now();
+        }
+    }
+
+    fn attach(&self, ebpf: &mut Ebpf, name: &str, link: &str, hook: TcAttachType, order: LinkOrder) -> u32 {
+        let program = program(ebpf, name);
+        let options = TcAttachOptions::TcxOrder(order);
+        self.namespace.run(|| program.attach_with_options(link, hook, options)).expect("attached");
+        program.info().expect("loaded").id()
+    }
+}
+
+/// `push_tag`, and then nothing.
+fn tagger(vid: u16) -> Ebpf {
+    let mut ebpf = wrapper(0x8100, vid);
+    let nothing = program(&mut ebpf, "nothing").fd().expect("loaded").try_clone().expect("a descriptor");
+    set_next(&mut ebpf, &nothing);
+    ebpf
+}
+
+#[test]
+fn a_set_that_is_opened_again_adopts_its_taps() {
+    let mut bench = Bench::new();
+    let wanted = Tap { guarded: true, ..bench.tap("b") };
+    let slot = bench.ensure(&wanted);
+    let before = bench.links(slot, "b");
+    assert_eq!(before.keys().collect::<Vec<_>>(), ["egress", "guard", "ingress"]);
+    bench.send(3);
+    bench.rig.await_skbs(slot, Direction::Received, 3);
+
+    let Bench { rig, namespace, socket } = bench;
+    let Rig { set, reader, bpffs } = rig;
+    drop((set, reader));
+    let set = TapSet::open(&bpffs.root(), capacity(1024)).expect("opened again");
+    let reader = set.reader().expect("the maps");
+    let mut bench = Bench { rig: Rig { set, reader, bpffs }, namespace, socket };
+
+    assert_eq!(bench.rig.set.taps().collect::<Vec<_>>(), [(slot, "b")]);
+    assert_eq!(bench.state(slot, &wanted), LinkState::Attached { ifindex: wanted.ifindex });
+    assert_eq!(bench.ensure(&wanted), slot);
+    assert_eq!(bench.links(slot, "b"), before, "no link was made anew");
+    bench.send(4);
+    bench.rig.await_skbs(slot, Direction::Received, 7);
+    assert_eq!(bench.rig.drain().taps[0].epoch.seen.skbs, 7, "from before and after");
+}
+
+#[test]
+fn others_programs_before_and_behind_ours_keep_running() {
+    let mut bench = Bench::new();
+    let wanted = bench.tap("a");
+    let slot = bench.ensure(&wanted);
+    let far = bench.ensure(&bench.tap("b"));
+    let (mut before, mut behind, mut watcher) = (tagger(100), tagger(200), tagger(300));
+    let first = bench.attach(&mut before, "push_tag", "a", TcAttachType::Egress, LinkOrder::first());
+    let last = bench.attach(&mut behind, "push_tag", "a", TcAttachType::Egress, LinkOrder::last());
+    bench.attach(&mut watcher, "nothing", "b", TcAttachType::Ingress, LinkOrder::first());
+    let order = bench.programs("a", TcAttachType::Egress);
+    assert!(matches!(order.as_slice(), [one, _, three] if (*one, *three) == (first, last)), "{order:?}");
+
+    assert_eq!(bench.ensure(&wanted), slot);
+    assert_eq!(bench.programs("a", TcAttachType::Egress), order, "ensuring moves nobody");
+    bench.send(5);
+    bench.rig.await_skbs(far, Direction::Received, 5);
+    let closed = bench.rig.drain();
+    let tags = |slot| {
+        let mut flows = closed.flows.iter().filter(|(key, _)| key.slot() == slot);
+        let (key, flow) = flows.next().expect("a flow");
+        assert!(flow.totals.skbs == 5 && flows.next().is_none(), "{closed:?}");
+        [key.outer(), key.inner()].map(|tag| tag.map(|Tag { vid, .. }| vid))
+    };
+    assert_eq!(tags(slot), [Some(100), None], "the one before ours has put its tag on");
+    assert_eq!(tags(far), [Some(200), Some(100)], "and the one behind ours, too");
+
+    drop((before, behind));
+    bench.await_programs("a", TcAttachType::Egress, 1);
+    bench.send(1);
+    bench.rig.await_skbs(far, Direction::Received, 6);
+    let closed = bench.rig.drain();
+    assert!(closed.flows.iter().all(|(key, _)| key.outer().is_none()), "ours stays when they go: {closed:?}");
+}
+
+#[test]
+fn a_foreign_detach_is_noticed_and_mended() {
+    let mut bench = Bench::new();
+    let wanted = bench.tap("a");
+    let slot = bench.ensure(&wanted);
+    let attached = LinkState::Attached { ifindex: wanted.ifindex };
+    bench.send(2);
+    for hook in ["egress", "ingress"] {
+        let pin = bench.pins(slot, "a").join(hook);
+        detach_link(&pin);
+        assert_eq!(bench.state(slot, &wanted), LinkState::Gone, "{hook}");
+        bench.send(1);
+        let before = bench.skbs(slot, Direction::Sent);
+        assert_eq!(bench.ensure(&wanted), slot);
+        assert_eq!(bench.state(slot, &wanted), attached, "{hook}");
+        bench.send(1);
+        assert_eq!(bench.skbs(slot, Direction::Sent), before + 1, "{hook}");
+        fs::remove_file(&pin).expect("somebody removes a pin");
+        assert_eq!(bench.state(slot, &wanted), LinkState::Gone, "{hook}, without its pin");
+        bench.ensure(&wanted);
+        assert_eq!(bench.state(slot, &wanted), attached, "{hook}, pinned anew");
+    }
+    assert_eq!(bench.programs("a", TcAttachType::Egress).len(), 1, "no link is left beside the new one");
+    bench.namespace.ip("link del dev a");
+    assert_eq!(bench.state(slot, &wanted), LinkState::Gone, "the interface is gone");
+    bench.rig.drain();
+}
+
+#[test]
+fn a_link_that_runs_another_program_gets_ours_without_a_gap() {
+    let mut bench = Bench::new();
+    let wanted = bench.tap("a");
+    let slot = bench.ensure(&wanted);
+    let pin = bench.pins(slot, "a").join("egress");
+    fs::remove_file(&pin).expect("a pin");
+    // A tap of another version is a link of ours whose program has another tag.
+    let mut ebpf = wrapper(0x8100, 1);
+    let program = program(&mut ebpf, "nothing");
+    let options = TcAttachOptions::TcxOrder(LinkOrder::last());
+    let attach = || program.attach_with_options("a", TcAttachType::Egress, options);
+    let id = bench.namespace.run(attach).expect("attached");
+    let link: FdLink = program.take_link(id).expect("ours").try_into().expect("a TCX link");
+    link.pin(&pin).expect("pinned");
+    let before = bench.links(slot, "a");
+    assert_eq!(bench.state(slot, &wanted), LinkState::OtherProgram { ifindex: wanted.ifindex });
+    bench.send(1);
+    assert_eq!(bench.skbs(slot, Direction::Sent), 0, "the other program counts nothing");
+
+    bench.ensure(&wanted);
+    assert_eq!(bench.state(slot, &wanted), LinkState::Attached { ifindex: wanted.ifindex });
+    assert_eq!(bench.links(slot, "a"), before, "the same links");
+    bench.send(1);
+    assert_eq!(bench.skbs(slot, Direction::Sent), 1);
+}
+
+#[test]
+fn a_guard_keeps_frames_from_the_stack_and_not_from_packet_sockets() {
+    let mut bench = Bench::new();
+    bench.namespace.ip("addr add 10.0.0.2/24 dev b");
+    let mac: Vec<u8> = bench.namespace.link("b")["address"]
+        .as_str()
+        .expect("a MAC")
+        .split(':')
+        .map(|octet| u8::from_str_radix(octet, 16).expect("an octet"))
+        .collect();
+    bench.namespace.ip("link set dev b arp on");
+    bench.namespace.ip("neigh add 10.0.0.1 lladdr 02:00:00:00:00:02 dev b");
+    let listener = bench.namespace.run(|| std::net::UdpSocket::bind("10.0.0.2:53")).expect("a socket");
+    listener.set_read_timeout(Some(Duration::from_millis(200))).expect("a time limit");
+    let capture = bench.namespace.run(|| PacketSocket::capture("b"));
+    let mut frame = ethernet(ethertype::IPV4, &Ipv4::of(protocol::UDP).packet(&udp(5000, 53, b"hello")));
+    frame[..6].copy_from_slice(&mac);
+    let heard = |bench: &Bench| {
+        bench.socket.send(&frame);
+        assert!(capture.receive().is_some(), "a packet socket has its copy");
+        listener.recv(&mut [0; 16]).is_ok()
+    };
+
+    let open = bench.tap("b");
+    let slot = bench.ensure(&open);
+    assert!(heard(&bench), "without a guard the stack has it");
+    let guarded = Tap { guarded: true, ..open.clone() };
+    assert_eq!(bench.state(slot, &guarded), LinkState::Gone, "the guard is missing");
+    bench.ensure(&guarded);
+    assert!(!heard(&bench), "the guard keeps it from the stack");
+    assert_eq!(bench.skbs(slot, Direction::Received), 2, "and the tap counts it all the same");
+    bench.ensure(&open);
+    assert!(heard(&bench), "the guard is off again");
+}
+
+#[test]
+fn a_slot_is_free_again_only_when_its_last_flows_were_read() {
+    let mut bench = Bench::new();
+    let wanted = bench.tap("a");
+    let slot = bench.ensure(&wanted);
+    bench.send(3);
+    bench.rig.set.give_up(slot).expect("off");
+    assert_eq!(bench.programs("a", TcAttachType::Egress), Vec::<u32>::new());
+    assert_eq!(bench.rig.set.given_up().collect::<Vec<_>>(), [(slot, "a")]);
+    bench.send(1);
+    let other = bench.ensure(&bench.tap("b"));
+    assert_ne!(other, slot, "what it counted is not another's");
+
+    let closed = bench.rig.drain();
+    let counted: Vec<_> = closed.taps.iter().filter(|tap| tap.slot == slot).collect();
+    assert!(matches!(counted.as_slice(), [tap] if tap.epoch.seen.skbs == 3), "{closed:?}");
+    bench.rig.drain();
+    bench.rig.set.forget(slot, &mut bench.rig.reader).expect("forgotten");
+    assert_eq!(bench.rig.set.given_up().count(), 0);
+    assert_eq!(bench.skbs(slot, Direction::Sent), 0, "from zero");
+    assert_eq!(bench.ensure(&Tap { name: "again".to_owned(), ..wanted }), slot);
+    bench.send(2);
+    let closed = bench.rig.drain();
+    let counted: Vec<_> = closed.taps.iter().filter(|tap| tap.slot == slot).collect();
+    assert!(matches!(counted.as_slice(), [tap] if tap.epoch.seen.skbs == 2), "{closed:?}");
+}
+
+#[test]
+fn a_slot_given_up_stays_taken_in_a_new_process() {
+    let mut bench = Bench::new();
+    let slot = bench.ensure(&bench.tap("a"));
+    bench.rig.set.give_up(slot).expect("off");
+    let Rig { set, reader, bpffs } = bench.rig;
+    drop((set, reader));
+    let set = TapSet::open(&bpffs.root(), capacity(1024)).expect("opened again");
+    assert_eq!(set.taps().count(), 0);
+    assert_eq!(set.given_up().collect::<Vec<_>>(), [(slot, "a")]);
+}
+
+#[test]
+fn another_capacity_is_another_set_beside_the_old_one() {
+    let mut bench = Bench::new();
+    let wanted = bench.tap("a");
+    let slot = bench.ensure(&wanted);
+    let folder = bench.rig.maps();
+    let larger = TapSet::open(&bench.rig.bpffs.root(), capacity(2048)).expect("a second set");
+    assert_eq!(larger.taps().count(), 0, "it has no taps yet");
+    assert_eq!(fs::read_dir(bench.rig.bpffs.root()).expect("our folder").count(), 2);
+    assert!(folder.join("tl_flows_0").exists());
+    bench.send(3);
+    assert_eq!(bench.skbs(slot, Direction::Sent), 3, "the old one counts on until it is drained and removed");
+    larger.destroy().expect("removed");
+    assert_eq!(fs::read_dir(bench.rig.bpffs.root()).expect("our folder").count(), 1);
+    bench.rig.drain();
+    let Rig { set, reader, bpffs } = bench.rig;
+    drop(reader);
+    set.destroy().expect("removed");
+    assert_eq!(fs::read_dir(bpffs.root()).expect("our folder").count(), 0);
+    let left = bench.namespace.run(|| SchedClassifier::query_tcx("a", TcAttachType::Egress)).expect("TCX");
+    assert!(left.1.is_empty(), "{left:?}");
+}
+
+#[test]
+fn a_full_set_says_how_many_taps_it_holds() {
+    let mut bench = Bench::new();
+    let names: Vec<String> = (0..16).map(|number| format!("tap{number}")).collect();
+    for (number, name) in (100..).zip(&names) {
+        bench.rig.set.register(&tap(name, "lo", number)).expect("a slot");
+    }
+    let error = bench.rig.set.register(&tap("one more", "lo", 200)).expect_err("full");
+    assert!(error.to_string().contains("all 16 taps are in use"), "{error}");
+}
+
+#[test]
+fn the_verifier_has_room_for_the_programs() {
+    let mut rig = Rig::new(1024);
+    let (ingress, egress) = rig.set.programs().taps().expect("loaded");
+    for program in [ingress, egress] {
+        let info = program.info().expect("loaded");
+        let verified = info.verified_instruction_count().expect("this kernel says");
+        println!("{} {verified}", info.name_as_str().unwrap_or("?"));
+        // A million is the limit, and older kernels need more steps for the same program.
+        assert!(verified < 100_000, "{verified}");
+    }
+}
