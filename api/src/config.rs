@@ -6,6 +6,7 @@ mod agent;
 mod bridges;
 mod controller;
 mod error;
+pub mod export;
 mod flows;
 mod yaml;
 

@@ -19,6 +19,7 @@ pub mod selection;
 pub mod vlan;
 
 pub use allocation::{AllocationOwner, IPAllocation, IPAllocationSpec, allocation_name};
+pub use config::export;
 pub use config::{
     AgentConfig, BridgeConfig, ConfigError, ControllerConfig, DatapathType, DefaultMtu,
     DuplicateAddressDetection, FeatureGates, FlowsConfig, TxChecksumOffload, UplinkConfig,

@@ -17,6 +17,7 @@ use trunkline_ebpf::{
 };
 
 use super::allocations::Allocations;
+use super::export::{ExportError, Exporters};
 use super::loss::Losses;
 use super::owner::{Owner, OwnerGone};
 use super::record::{Endpoint, FlowRecord, TapIdentity};
@@ -33,6 +34,8 @@ use crate::metrics::{FlowSample, Metrics, TapLabels};
 
 /// How often desired taps are compared with those found.
 const RECONCILE: Duration = Duration::from_secs(2);
+/// How long exporters may take at a stop to send what they have.
+const LAST_RECORDS: Duration = Duration::from_secs(1);
 /// Most flows that one answer holds; the busiest come first.
 const MOST_SHOWN: usize = 20_000;
 
@@ -56,6 +59,9 @@ pub enum StartError {
     /// A thread could not be started.
     #[error("cannot start a thread")]
     Thread(#[source] std::io::Error),
+    /// An exporter cannot work.
+    #[error("flows.export cannot be served")]
+    Export(#[from] ExportError),
 }
 
 /// What the service is made with.
@@ -97,6 +103,7 @@ struct Inner {
     state: Mutex<State>,
     allocations: Mutex<Allocations>,
     losses: Mutex<Losses>,
+    exporters: Exporters,
 }
 
 impl FlowService {
@@ -124,7 +131,9 @@ impl FlowService {
         options.metrics.set_flow_capacity(capacity.flows, capacity.map_bytes + capacity.table_bytes);
         let table =
             FlowTable::new(capacity.flows as usize, Timeouts { active: active_timeout, idle: idle_timeout });
+        let domain = observation_domain(&options.node);
         let inner = Inner {
+            exporters: Exporters::start(&options.config.export, domain, &options.node)?,
             taps: Taps::start(set).map_err(StartError::Thread)?,
             reader: Owner::start("flow-reader", reader).map_err(StartError::Thread)?,
             state: Mutex::new(State { table, totals: HashMap::new(), as_of: SystemTime::now() }),
@@ -172,6 +181,7 @@ impl FlowService {
             let closed = inner.state().table.end_all();
             inner.emit(&closed);
         }
+        inner.exporters.stop(LAST_RECORDS).await;
     }
 
     /// The flows as they are, the busiest first.
@@ -320,6 +330,9 @@ impl Inner {
     fn count(&self, epoch: &ClosedEpoch) {
         let metrics = &self.options.metrics;
         metrics.set_flows(self.state().table.len());
+        for counts in self.exporters.counts() {
+            metrics.set_exporter(&counts);
+        }
         for (slot, direction, counters) in self.counters() {
             let Some(tap) = self.taps.known().owner(slot) else { continue };
             metrics.set_tap(&tap_labels(&tap, direction), &counters);
@@ -401,6 +414,7 @@ impl Inner {
     fn emit(&self, closed: &[Closed]) {
         let records = self.records(closed);
         self.options.metrics.add_records(records.len());
+        self.exporters.offer(&records);
     }
 
     fn records(&self, closed: &[Closed]) -> Vec<Arc<FlowRecord>> {
@@ -526,6 +540,13 @@ fn other_side(
         Direction::Sent => (pair.map(|(_, dst)| dst), totals.dst_mac),
         Direction::Received => (pair.map(|(src, _)| src), totals.src_mac),
     }
+}
+
+/// Tells this node's IPFIX records from another's at one collector (RFC 7011 3.1): a hash of its name, never 0.
+fn observation_domain(node: &str) -> u32 {
+    use sha2::{Digest as _, Sha256};
+    let digest = Sha256::digest(node);
+    u32::from_be_bytes([digest[0], digest[1], digest[2], digest[3]]).max(1)
 }
 
 /// A small closed set, for a metric's label.

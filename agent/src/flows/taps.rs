@@ -193,13 +193,15 @@ fn keep(known: &mut Known, slot: Slot, identity: Arc<TapIdentity>) {
 fn fate(set: &mut TapSet, wish: &TapWish) -> Fate {
     let held = set.taps().find(|(_, name)| *name == wish.tap.name).map(|(slot, _)| slot);
     let state = held.map(|slot| set.state(slot, &wish.tap));
-    let made = match (held, state) {
+    let (made, was_off) = match (held, state) {
         (Some(slot), Some(Ok(LinkState::Attached { .. }))) => return Fate::Right(slot),
-        (_, Some(Err(error))) => Err(error),
-        _ => set.ensure(&wish.tap),
+        (_, Some(Err(error))) => (Err(error), false),
+        // Another version's program is exchanged under the link: no frame is missed.
+        (_, Some(Ok(LinkState::OtherProgram { .. }))) => (set.ensure(&wish.tap), false),
+        _ => (set.ensure(&wish.tap), held.is_some()),
     };
     match made {
-        Ok(slot) if held.is_some() => Fate::Again(slot),
+        Ok(slot) if was_off => Fate::Again(slot),
         Ok(slot) => Fate::New(slot),
         Err(error) => Fate::Failed(chain(&error)),
     }

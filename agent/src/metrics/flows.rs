@@ -12,6 +12,7 @@ use prometheus_client::registry::Registry;
 use trunkline_ebpf::{Counters, Totals};
 
 use super::Metrics;
+use crate::flows::export::ExporterCounts;
 
 /// Seconds; a drain waits for a grace period and then copies.
 const DRAIN_SECONDS: [f64; 9] = [0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
@@ -46,6 +47,13 @@ pub struct FlowSample {
     pub protocol: &'static str,
 }
 
+/// One exporter.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ExporterLabels {
+    exporter: &'static str,
+    target: String,
+}
+
 type TapFamily = Family<TapLabels, Counter>;
 
 /// All of them.
@@ -71,6 +79,9 @@ pub(super) struct FlowMetrics {
     records: Counter,
     inexact: Counter,
     lost_epochs: Counter,
+    exported: Family<ExporterLabels, Counter>,
+    not_exported: Family<ExporterLabels, Counter>,
+    export_errors: Family<ExporterLabels, Counter>,
 }
 
 impl FlowMetrics {
@@ -104,6 +115,17 @@ impl FlowMetrics {
             "Epochs whose records died with an agent that was killed while it read them",
             this.lost_epochs.clone(),
         );
+        r.register(
+            "flow_records_exported",
+            "Flow records that an exporter handed over",
+            this.exported.clone(),
+        );
+        r.register(
+            "flow_records_dropped",
+            "Flow records that an exporter could not hand over: its queue was full, or sending failed",
+            this.not_exported.clone(),
+        );
+        r.register("flow_export_errors", "Failed sends, writes and connections", this.export_errors.clone());
         this
     }
 
@@ -208,6 +230,18 @@ impl Metrics {
             drain.observe(took.as_secs_f64());
         }
         self.flows.entries.set(gauge(entries));
+    }
+
+    /// What became of an exporter's records so far.
+    pub fn set_exporter(&self, counts: &ExporterCounts) {
+        let labels = ExporterLabels { exporter: counts.kind.name(), target: counts.target.clone() };
+        for (family, value) in [
+            (&self.flows.exported, counts.sent),
+            (&self.flows.not_exported, counts.dropped),
+            (&self.flows.export_errors, counts.errors),
+        ] {
+            family.get_or_create(&labels).inner().store(value, Ordering::Relaxed);
+        }
     }
 
     /// Records were made.

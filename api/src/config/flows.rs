@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use super::export::ExportConfig;
 use super::yaml::{Node, Problem};
 
 /// What is counted, and within which bounds.
@@ -21,6 +22,8 @@ pub struct FlowsConfig {
     pub active_timeout: Duration,
     /// `idleTimeoutSeconds`, 1–3600: a flow that was silent for this long has ended. Default 15 s.
     pub idle_timeout: Duration,
+    /// `export`: where records go. Default nowhere.
+    pub export: ExportConfig,
 }
 
 impl Default for FlowsConfig {
@@ -32,6 +35,7 @@ impl Default for FlowsConfig {
             interval: Duration::from_secs(5),
             active_timeout: Duration::from_mins(1),
             idle_timeout: Duration::from_secs(15),
+            export: ExportConfig::default(),
         }
     }
 }
@@ -47,6 +51,7 @@ pub(super) fn read(node: &Node<'_>) -> Result<FlowsConfig, Problem> {
     fields.set("intervalSeconds", &mut config.interval, |node| node.seconds(1, 60))?;
     fields.set("activeTimeoutSeconds", &mut config.active_timeout, |node| node.seconds(1, 3600))?;
     fields.set("idleTimeoutSeconds", &mut config.idle_timeout, |node| node.seconds(1, 3600))?;
+    fields.set("export", &mut config.export, Node::deserialized)?;
     fields.finish()?;
     Ok(config)
 }

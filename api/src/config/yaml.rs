@@ -202,6 +202,14 @@ impl<'a> Node<'a> {
     }
 }
 
+impl Node<'_> {
+    /// What a type makes of everything below; its error names the key that is wrong.
+    pub(super) fn deserialized<T: serde::de::DeserializeOwned>(&self) -> Result<T, Problem> {
+        serde_path_to_error::deserialize(self.value.clone())
+            .map_err(|error| self.refuse(format!("{}: {}", error.path(), error.inner())))
+    }
+}
+
 impl<'a> Fields<'a> {
     /// Reads a key when it is there; `null` counts as absent.
     pub(super) fn take<T>(

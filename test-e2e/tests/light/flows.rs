@@ -21,7 +21,7 @@ const SOON: Duration = Duration::from_secs(30);
 fn options() -> LightOptions {
     let mut options = LightOptions::nodes(2);
     for node in &mut options.nodes {
-        node.more = "flows: {intervalSeconds: 1}\n".to_owned();
+        "flows: {intervalSeconds: 1}\n".clone_into(&mut node.more);
     }
     options
 }
@@ -161,9 +161,9 @@ fn taps_go_on_counting_while_the_agent_is_dead_and_none_is_attached_twice() -> R
         let folder = pins(&one)?;
         for orderly in [false, true] {
             if orderly {
-                cluster.node(1).stop_agent()
+                cluster.node(1).stop_agent();
             } else {
-                cluster.node(1).kill_agent()
+                cluster.node(1).kill_agent();
             }
             let bulk = transfer(cluster, &one, &two, &target)?;
             cluster.node(1).start_agent(cluster.plane())?;

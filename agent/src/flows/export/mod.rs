@@ -8,7 +8,6 @@
 //! One task owns one exporter: its queue's end, its socket or file. Exporters know nothing of each other; one that is
 //! behind costs its own records and a counter. Must never wait in [`Exporters::offer`], nor decide what a record says.
 
-mod config;
 mod ipfix;
 mod json;
 mod queue;
@@ -23,11 +22,11 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, info_span};
 
-pub use config::{
+pub use queue::QUEUE_RECORDS;
+pub use trunkline_api::export::{
     EXAMPLE_ENTERPRISE, ExportConfig, HostPort, InvalidExport, IpfixConfig, JsonConfig, MessageBytes,
     Protocol, TemplateRefresh,
 };
-pub use queue::QUEUE_RECORDS;
 
 use crate::flows::record::FlowRecord;
 use queue::{Intake, Sink};
