@@ -70,6 +70,8 @@ enum Tier {
     Light,
     /// A control plane and nodes with kubelet and containerd
     Cluster,
+    /// Collectors of flow exports
+    Flows,
 }
 
 fn main() -> ExitCode {
@@ -115,6 +117,10 @@ fn run(verb: Verb) -> Result<()> {
 
 fn prepare(tier: Tier) -> Result<()> {
     prereq::check()?;
+    if matches!(tier, Tier::Flows) {
+        debs::collectors()?;
+        return tools::prepare(tools::FLOWS);
+    }
     debs::ovs()?;
     if matches!(tier, Tier::Light | Tier::Cluster) {
         tools::prepare(tools::CONTROL_PLANE)?;
