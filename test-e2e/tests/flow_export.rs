@@ -58,7 +58,7 @@ impl Bench {
     }
 
     /// Sends the records in the namespace, to the end.
-    fn send(&self, ipfix: Value, records: Vec<Arc<FlowRecord>>) -> Result<Vec<ExporterCounts>> {
+    fn send(&self, ipfix: &Value, records: Vec<Arc<FlowRecord>>) -> Result<Vec<ExporterCounts>> {
         let config: ExportConfig = serde_json::from_value(json!({ "ipfix": ipfix }))?;
         let sent = self.netns.enter(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -171,7 +171,7 @@ fn nfdump_sums_up_what_was_sent() -> Result<()> {
         let mut command = bench.tree.command_in(&bench.netns, "usr/bin/nfcapd");
         command.args(["-p", &NFCAPD.to_string(), "-b", "127.0.0.1", "-t", "3600", "-w"]).arg(&folder);
         let nfcapd = bench.collector("nfcapd", command, NFCAPD)?;
-        bench.send(udp(NFCAPD), records())?;
+        bench.send(&udp(NFCAPD), records())?;
         // It writes its file when it ends.
         nfcapd.check()?;
         nfcapd.stop(SOON);
@@ -203,7 +203,7 @@ fn nfacctd_sums_up_what_was_sent() -> Result<()> {
         let mut command = bench.tree.command_in(&bench.netns, "usr/sbin/nfacctd");
         command.arg("-f").arg(&config);
         let _nfacctd = bench.collector("nfacctd", command, NFACCTD)?;
-        bench.send(udp(NFACCTD), records())?;
+        bench.send(&udp(NFACCTD), records())?;
         let lines = summed("nfacctd", &out)?;
         let vlans_right = |line: &Value| {
             let ifindex = line["iface_in"].as_u64().max(line["iface_out"].as_u64()).unwrap_or_default();
@@ -222,7 +222,7 @@ fn goflow2_sums_up_what_was_sent() -> Result<()> {
         command.args(["-listen", &format!("netflow://127.0.0.1:{GOFLOW2}"), "-addr", "127.0.0.1:8080"]);
         command.args(["-format", "json", "-transport", "file", "-transport.file"]).arg(&out);
         let _goflow2 = bench.collector("goflow2", command, GOFLOW2)?;
-        bench.send(udp(GOFLOW2), records())?;
+        bench.send(&udp(GOFLOW2), records())?;
         let lines = summed("goflow2", &out)?;
         let right = |line: &Value| {
             let pair = |interface: &str, vlan: &str| (line[interface].as_u64(), line[vlan].as_u64());
@@ -267,7 +267,7 @@ fn tshark_finds_nothing_malformed_and_the_right_vlan_and_interface() -> Result<(
             dumpcap.check()?;
             Ok(process::tail(dumpcap.log(), 20).contains("File:").then_some(()))
         })?;
-        bench.send(udp(TSHARK), records())?;
+        bench.send(&udp(TSHARK), records())?;
         drop(sink);
         let tshark = |args: &[&str]| {
             process::output(bench.tree.command("usr/bin/tshark").arg("-r").arg(&capture).args(args))
