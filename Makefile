@@ -9,7 +9,7 @@ E2E      = $(BIN)/trunkline-e2e
 # Always the whole workspace, narrowed by target: every tier then shares one build of every crate.
 TEST     = $(CARGO) test --locked --profile $(PROFILE) --workspace
 
-.PHONY: all demo demo-down images test test-unit test-light test-guest test-cluster bench lint build prereq clean
+.PHONY: all demo demo-down images test test-unit test-flows test-light test-guest test-cluster bench lint build prereq clean
 
 all: build
 
@@ -28,13 +28,18 @@ images: prereq
 	$(CARGO) xtask images --profile release
 
 ## test: everything CI needs, cheapest first
-test: lint test-unit test-light test-guest test-cluster
+test: lint test-unit test-flows test-light test-guest test-cluster
 
 ## test-unit: unit, property and real-OVS tests of the crates
 test-unit: build
 	$(E2E) prepare light
 	KUBEBUILDER_ASSETS=$$($(E2E) assets) $(TEST) --lib --bins \
 	  --test bridge_ovs --test cni_plugin --test node_io --test real --test replicas --test service --test taps
+
+## test-flows: flow records at real collectors
+test-flows: build
+	$(E2E) prepare flows
+	$(TEST) --test flow_export
 
 ## test-light: light nodes on a real control plane
 test-light: build

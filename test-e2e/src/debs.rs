@@ -173,6 +173,78 @@ pub fn busybox() -> Result<Tree> {
     BUSYBOX.tree()
 }
 
+/// Collectors and a dissector of flow exports, with the libraries that they load.
+const COLLECTORS: Recipe = Recipe {
+    name: "collectors-root",
+    packages: &[
+        "nfdump",
+        "pmacct",
+        "tshark",
+        "wireshark-common",
+        "libbrotli1",
+        "libbsd0",
+        "libbz2-1.0",
+        "libc-ares2",
+        "libcap2",
+        "libcom-err2",
+        "libdbus-1-3",
+        "libffi8",
+        "libgcc-s1",
+        "libgcrypt20",
+        "libglib2.0-0",
+        "libgmp10",
+        "libgnutls30",
+        "libgpg-error0",
+        "libgssapi-krb5-2",
+        "libhogweed6",
+        "libicu72",
+        "libidn2-0",
+        "libjansson4",
+        "libk5crypto3",
+        "libkeyutils1",
+        "libkrb5-3",
+        "libkrb5support0",
+        "libldap-2.5-0",
+        "liblua5.2-0",
+        "liblz4-1",
+        "liblzma5",
+        "libmariadb3",
+        "libmaxminddb0",
+        "libmd0",
+        "libnettle8",
+        "libnghttp2-14",
+        "libnl-3-200",
+        "libnl-genl-3-200",
+        "libnorm1",
+        "libp11-kit0",
+        "libpcap0.8",
+        "libpcre2-8-0",
+        "libpgm-5.3-0",
+        "libpq5",
+        "librabbitmq4",
+        "librdkafka1",
+        "libsasl2-2",
+        "libsmi2ldbl",
+        "libsnappy1v5",
+        "libsodium23",
+        "libsqlite3-0",
+        "libssl3",
+        "libstdc++6",
+        "libsystemd0",
+        "libtasn1-6",
+        "libunistring2",
+        "libwireshark16",
+        "libwireshark-data",
+        "libwiretap13",
+        "libwsutil14",
+        "libxml2",
+        "libzmq5",
+        "libzstd1",
+        "zlib1g",
+    ],
+    proof: "usr/sbin/nfacctd",
+};
+
 /// ethtool from Debian.
 pub fn ethtool() -> Result<Tree> {
     ETHTOOL.tree()
@@ -187,6 +259,11 @@ pub fn ovs() -> Result<Tree> {
         Some(root) => Ok(Tree { root: root.into() }),
         None => OVS.tree(),
     }
+}
+
+/// nfdump, pmacct and tshark from Debian.
+pub fn collectors() -> Result<Tree> {
+    COLLECTORS.tree()
 }
 
 /// containerd 1.6 and runc from Debian.

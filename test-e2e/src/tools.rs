@@ -41,6 +41,8 @@ pub enum Tool {
     CniHostLocal,
     /// The reference CNI plugin `loopback`
     CniLoopback,
+    /// The flow collector `goflow2`
+    Goflow2,
 }
 
 /// What a control plane without nodes needs.
@@ -56,6 +58,9 @@ pub const CLUSTER: &[Tool] = &[
     Tool::ContainerdShim,
     Tool::Ctr,
 ];
+
+/// What receives flow exports beside Debian's collectors.
+pub const FLOWS: &[Tool] = &[Tool::Goflow2];
 
 /// One folder of `tools/`: a Go module whose `go.mod` pins the version.
 struct Set {
@@ -81,6 +86,8 @@ const CONTAINERD: Set = Set {
 };
 const CNI: Set =
     Set { name: "cni-plugins", module: "github.com/containernetworking/plugins", tags: "", ldflags: "" };
+const GOFLOW2: Set =
+    Set { name: "goflow2", module: "github.com/netsampler/goflow2/v2", tags: "", ldflags: "" };
 
 impl Tool {
     /// The file's name.
@@ -105,6 +112,7 @@ impl Tool {
             Self::CniBridge => (CNI, "github.com/containernetworking/plugins/plugins/main/bridge"),
             Self::CniHostLocal => (CNI, "github.com/containernetworking/plugins/plugins/ipam/host-local"),
             Self::CniLoopback => (CNI, "github.com/containernetworking/plugins/plugins/main/loopback"),
+            Self::Goflow2 => (GOFLOW2, "github.com/netsampler/goflow2/v2/cmd/goflow2"),
         }
     }
 }
@@ -222,9 +230,13 @@ mod tests {
 
     #[test]
     fn every_set_pins_its_version_in_its_go_mod() {
-        for (set, version) in
-            [(KUBERNETES, "v1.34.4"), (ETCD, "v3.6.8"), (CONTAINERD, "v2.3.7"), (CNI, "v1.9.1")]
-        {
+        for (set, version) in [
+            (KUBERNETES, "v1.34.4"),
+            (ETCD, "v3.6.8"),
+            (CONTAINERD, "v2.3.7"),
+            (CNI, "v1.9.1"),
+            (GOFLOW2, "v2.2.6"),
+        ] {
             assert_eq!(set.version().expect("a version"), version, "{}", set.name);
         }
     }

@@ -90,6 +90,8 @@ enum Tier {
     Cluster,
     /// A machine of its own under QEMU
     Guest,
+    /// Collectors of flow exports
+    Flows,
 }
 
 fn main() -> ExitCode {
@@ -137,6 +139,10 @@ fn run(verb: Verb) -> Result<()> {
 
 fn prepare(tier: Tier) -> Result<()> {
     prereq::check()?;
+    if matches!(tier, Tier::Flows) {
+        debs::collectors()?;
+        return tools::prepare(tools::FLOWS);
+    }
     debs::ovs()?;
     if matches!(tier, Tier::Light | Tier::Cluster | Tier::Guest) {
         tools::prepare(tools::CONTROL_PLANE)?;

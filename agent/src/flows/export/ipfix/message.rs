@@ -41,6 +41,8 @@ pub(super) struct Message {
     pub(super) bytes: Vec<u8>,
     /// How many flow records are in it.
     pub(super) flows: usize,
+    /// Whether it defines templates; it holds no flow record then.
+    pub(super) defines: bool,
 }
 
 /// One transport session's state.
@@ -109,24 +111,35 @@ impl Encoder {
             self.refreshed = Some(now);
         }
         let mut messages = Vec::new();
-        for record in records {
-            self.add(record, time, &mut messages);
+        let records: Vec<_> = records.into_iter().map(|record| (Shape::of(record), record)).collect();
+        self.define(&records, time, &mut messages);
+        for (shape, record) in records {
+            let body = self.body(shape, record);
+            self.append(shape.template(), &body, time, &mut messages);
+            self.open.flows += 1;
+            self.open.data_records += 1;
         }
         self.close(time, &mut messages);
         messages
     }
 
-    fn add(&mut self, record: &FlowRecord, time: SystemTime, messages: &mut Vec<Message>) {
-        self.announce_types(time, messages);
-        let shape = Shape::of(record);
-        if self.announced.insert(shape) {
-            let definition = shape.define(self.identity.enterprise);
-            self.append(TEMPLATE_SET, &definition, time, messages);
+    /// Templates that these records need and that were not announced, in messages of their own (RFC 7011, 8: in
+    /// advance of the data).
+    fn define(&mut self, records: &[(Shape, &FlowRecord)], time: SystemTime, messages: &mut Vec<Message>) {
+        if records.is_empty() {
+            return;
         }
-        let body = self.body(shape, record);
-        self.append(shape.template(), &body, time, messages);
-        self.open.flows += 1;
-        self.open.data_records += 1;
+        self.announce_types(time, messages);
+        for (shape, _) in records {
+            if self.announced.insert(*shape) {
+                let definition = shape.define(self.identity.enterprise);
+                self.append(TEMPLATE_SET, &definition, time, messages);
+            }
+        }
+        self.close(time, messages);
+        for message in messages {
+            message.defines = true;
+        }
     }
 
     fn announce_types(&mut self, time: SystemTime, messages: &mut Vec<Message>) {
@@ -168,7 +181,11 @@ impl Encoder {
             return;
         }
         let (flows, data_records) = (open.flows, open.data_records);
-        messages.push(Message { bytes: open.finish(time, self.sequence, self.identity.domain), flows });
+        messages.push(Message {
+            bytes: open.finish(time, self.sequence, self.identity.domain),
+            flows,
+            defines: false,
+        });
         self.sequence = self.sequence.wrapping_add(data_records);
     }
 }

@@ -209,3 +209,12 @@ fn long_texts_are_cut_between_characters_and_the_record_still_fits() {
     assert_eq!(text(&decoder.flows[0], (ENTERPRISE, 1007)), Some("€".repeat(42).as_str()), "128 bytes");
     assert_eq!(text(&decoder.flows[0], (ENTERPRISE, 1014)), Some("node-1"));
 }
+
+#[test]
+fn every_element_of_ours_is_documented() {
+    let text = include_str!("../../../../../../docs/flow-export.md");
+    for element in crate::flows::export::ipfix::fields::enterprise_elements() {
+        assert!(text.contains(element.name), "{}", element.name);
+        assert!(text.contains(&element.id.to_string()), "{}", element.id);
+    }
+}
