@@ -14,6 +14,9 @@ pub enum TapError {
         /// The folder.
         path: PathBuf,
     },
+    /// The kernel has no TCX links.
+    #[error("taps need a kernel of 6.6 or newer")]
+    TooOld,
     /// A folder or pin could not be made, read or removed.
     #[error("cannot {what} {}", path.display())]
     Pin {

@@ -26,7 +26,7 @@ pub use error::TapError;
 pub use flow::{
     ClosedEpoch, Conversation, Counters, Direction, FlowKey, FlowTotals, Slot, Tag, TapTotals, Totals,
 };
-pub use object::{Programs, Ways};
+pub use object::Programs;
 pub use reader::Reader;
 pub use set::{Tap, TapSet, remove_all};
 pub use sys::possible_processors;

@@ -18,22 +18,11 @@ pub(crate) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_
 /// Any change of what maps hold changes this text, and with it the folder of the pins.
 static LAYOUT: &str = include_str!("bpf/layout.h");
 
-/// How a tap can be attached on this kernel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ways {
-    /// TCX links, kernel 6.6 and newer: several programs share an interface in order.
-    Tcx,
-    /// A filter on the clsact qdisc, before that.
-    Clsact,
-}
-
-impl Ways {
-    /// By the running kernel's version.
-    pub fn of_kernel() -> Self {
-        let since = aya::util::KernelVersion::new(6, 6, 0);
-        let tcx = aya::util::KernelVersion::current().is_ok_and(|running| running >= since);
-        if tcx { Self::Tcx } else { Self::Clsact }
-    }
+/// Whether the running kernel has TCX links (6.6): several programs share an interface in order, and a link can be
+/// pinned. What cannot be asked is taken to have them; attaching then says what is wrong.
+pub(crate) fn has_tcx() -> bool {
+    aya::util::KernelVersion::current()
+        .map_or(true, |running| running >= aya::util::KernelVersion::new(6, 6, 0))
 }
 
 /// A copy of the programs in the kernel.

@@ -21,7 +21,7 @@ use crate::budget::Capacity;
 use crate::error::TapError;
 use crate::flow::Slot;
 use crate::layout::{RawTap, TAP_HOST_SIDE, TAP_NO_ETHERNET};
-use crate::object::{Programs, set_name};
+use crate::object::{Programs, has_tcx, set_name};
 use crate::reader::Reader;
 use crate::sys;
 
@@ -69,6 +69,9 @@ impl TapSet {
     /// Loads the programs, over the maps that an earlier process left where they have this layout and capacity, and
     /// finds its taps. `root` is a folder of ours on a bpffs; it is made when it is missing.
     pub fn open(root: &Path, capacity: Capacity) -> Result<Self, TapError> {
+        if !has_tcx() {
+            return Err(TapError::TooOld);
+        }
         let folder = root.join(set_name(&capacity));
         for part in ["maps", "taps"] {
             let path = folder.join(part);

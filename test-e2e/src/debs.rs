@@ -242,6 +242,7 @@ const COLLECTORS: Recipe = Recipe {
         "libzstd1",
         "zlib1g",
     ],
+    from: From::Machine,
     proof: "usr/sbin/nfacctd",
 };
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 use trunkline_e2e::fixtures::{ipam, network, pool};
+use trunkline_e2e::light::node::state_dir;
 use trunkline_e2e::light::{LightCluster, LightNode, LightOptions, RunningPod};
 use trunkline_e2e::objects::{PodSpec, events_about};
 use trunkline_e2e::suite::Suite;
@@ -18,10 +19,13 @@ static SUITE: Suite = Suite::new("flows", options, setup);
 /// Long enough for an interval of the agent's and a look of ours.
 const SOON: Duration = Duration::from_secs(30);
 
+/// Read every second; records also go into the node's state folder.
+const MORE: &str = "flows: {intervalSeconds: 1, export: {json: {path: /var/lib/trunkline/flows.jsonl}}}\n";
+
 fn options() -> LightOptions {
     let mut options = LightOptions::nodes(2);
     for node in &mut options.nodes {
-        "flows: {intervalSeconds: 1}\n".clone_into(&mut node.more);
+        MORE.clone_into(&mut node.more);
     }
     options
 }
@@ -105,9 +109,34 @@ fn a_transfer_is_counted_exactly_on_both_nodes_and_names_both_pods() -> Result<(
             assert!(flow["flags"].as_str().is_some_and(|flags| flags.contains("SYN")), "{flow}");
             assert!(flow["rttUs"].as_f64().is_some_and(|rtt| rtt > 0.0 && rtt < 5e6), "{flow}");
             counters_agree(pod)?;
+            let bytes = flow["bytes"].as_u64().context("no bytes")?;
+            wait::until_blocking("the records hold every byte of it, once", SOON, || {
+                let records = records(cluster, pod, direction)?;
+                let ended = records.iter().any(|record| record["reason"] == "end-of-flow");
+                let recorded: u64 = records.iter().filter_map(|record| record["bytes"].as_u64()).sum();
+                anyhow::ensure!(ended && recorded == bytes, "{recorded} of {bytes} bytes in {records:?}");
+                Ok(Some(()))
+            })?;
         }
         cluster.delete_pods(vec![one, two]).await
     })
+}
+
+/// What the agent has written of a pod's TCP flows with 10 MB or more in them, or none yet.
+fn records(cluster: &LightCluster, pod: &RunningPod, direction: &str) -> Result<Vec<Value>> {
+    let file = state_dir(cluster.run(), pod.node.name()).join("flows.jsonl");
+    let text = fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
+    let lines = text.lines().map(serde_json::from_str::<Value>).collect::<Result<Vec<_>, _>>();
+    let of_pod = |record: &Value| {
+        record["pod"]["uid"] == pod.uid().as_str()
+            && record["direction"] == direction
+            && record["protocol"] == 6
+    };
+    let mut records: Vec<Value> = lines.context("reading records")?.into_iter().filter(of_pod).collect();
+    let port = |record: &Value| [record["srcPort"].as_u64(), record["dstPort"].as_u64()];
+    let big = records.iter().max_by_key(|record| record["bytes"].as_u64()).map(port);
+    records.retain(|record| Some(port(record)) == big);
+    Ok(records)
 }
 
 #[test]
