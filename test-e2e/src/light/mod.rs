@@ -10,6 +10,7 @@ pub mod leaks;
 pub mod node;
 pub mod ovs;
 pub mod pods;
+pub mod usage;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -22,6 +23,7 @@ pub use leaks::Snapshot;
 pub use node::{LightNode, NodeOptions};
 pub use ovs::Ovs;
 pub use pods::{Flood, RunningPod, network_status};
+pub use usage::Usage;
 
 use crate::control_plane::{ControlPlane, Options};
 use crate::run::Run;

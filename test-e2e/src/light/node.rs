@@ -18,6 +18,7 @@ use crate::control_plane::{ControlPlane, SERVER_IP, User};
 use crate::light::bpffs::Bpffs;
 use crate::light::http;
 use crate::light::ovs::Ovs;
+use crate::light::usage::Usage;
 use crate::netns::Netns;
 use crate::process::{self, Process};
 use crate::run::Run;
@@ -301,6 +302,12 @@ impl LightNode {
         if let Some(agent) = lock(&self.agent).take() {
             agent.kill();
         }
+    }
+
+    /// What the running agent takes up.
+    pub fn agent_usage(&self) -> Result<Usage> {
+        let agent = lock(&self.agent);
+        Usage::of(agent.as_ref().context("the agent does not run")?.id().pid)
     }
 
     /// The path of the agent's log.

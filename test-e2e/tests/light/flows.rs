@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
+use futures::StreamExt as _;
 use serde_json::{Value, json};
 use trunkline_e2e::fixtures::{ipam, network, pool};
 use trunkline_e2e::light::node::state_dir;
@@ -114,7 +115,7 @@ fn a_transfer_is_counted_exactly_on_both_nodes_and_names_both_pods() -> Result<(
                 let records = records(cluster, pod, direction)?;
                 let ended = records.iter().any(|record| record["reason"] == "end-of-flow");
                 let recorded: u64 = records.iter().filter_map(|record| record["bytes"].as_u64()).sum();
-                anyhow::ensure!(ended && recorded == bytes, "{recorded} of {bytes} bytes in {records:?}");
+                ensure!(ended && recorded == bytes, "{recorded} of {bytes} bytes in {records:?}");
                 Ok(Some(()))
             })?;
         }
@@ -249,6 +250,58 @@ fn a_deleted_pods_tap_goes_with_its_last_flows() -> Result<()> {
         assert!(taps.iter().any(|tap| tap["device"] == "up1" && tap["state"] == "attached"), "{taps:?}");
         let metrics = cluster.node(1).agent_http("/metrics")?;
         assert!(!metrics.contains("pod=\"one\""), "its counters are printed no more");
+        Ok(())
+    })
+}
+
+/// Pods of the churn, how many of them come and go at once, and after how many everything is warm.
+const CHURN: usize = 1000;
+const AT_ONCE: usize = 8;
+const WARM: usize = 100;
+
+/// So many pods come and go.
+async fn churn(cluster: &LightCluster, first: usize, count: usize) -> Result<()> {
+    let all = futures::stream::iter(first..first + count).map(async |number| {
+        let pod = cluster.run_pod(1, &PodSpec::with_networks(&format!("churn-{number}"), "net-a")).await?;
+        cluster.delete_pod(pod).await
+    });
+    all.buffer_unordered(AT_ONCE).collect::<Vec<_>>().await.into_iter().collect()
+}
+
+/// Waits until every pod's tap is gone; returns how many folders of pins there are then.
+fn settled(node: &LightNode) -> Result<usize> {
+    wait::until_blocking("the taps of gone pods are gone", SOON * 2, || {
+        let taps = trunkctl(node, &["get", "taps"])?;
+        ensure!(taps.iter().all(|tap| tap["pod"].is_null()), "{} taps", taps.len());
+        let sets = fs::read_dir(node.bpffs().join("trunkline"))?;
+        let pins = sets.filter_map(|set| fs::read_dir(set.ok()?.path().join("taps")).ok()).flatten().count();
+        // Folders stay until their last flows have been read.
+        ensure!(pins <= 1, "{pins} folders of pins");
+        Ok(Some(pins))
+    })
+}
+
+#[test]
+fn a_thousand_pods_come_and_go_and_the_agent_takes_up_no_more_than_before() -> Result<()> {
+    SUITE.test(async |cluster| {
+        let node = cluster.node(1).clone();
+        churn(cluster, 0, WARM).await?;
+        settled(&node)?;
+        let before = node.agent_usage()?;
+        churn(cluster, WARM, CHURN).await?;
+        settled(&node)?;
+        // Connections to the API server come and go by themselves.
+        let after = wait::until_blocking("what the agent takes up is flat", SOON, || {
+            let after = node.agent_usage()?;
+            ensure!(after.descriptors <= before.descriptors + 4, "{before:?}, then {after:?}");
+            ensure!(after.threads <= before.threads + 2, "{before:?}, then {after:?}");
+            ensure!(after.rss_kib <= before.rss_kib + before.rss_kib / 4, "{before:?}, then {after:?}");
+            Ok(Some(after))
+        })?;
+        eprintln!("{CHURN} pods: {before:?}, then {after:?}");
+        let metrics = node.agent_http("/metrics")?;
+        assert!(metrics.contains("trunkline_agent_flow_epochs_inexact_total 0"), "{metrics}");
+        assert!(!metrics.contains("pod=\"churn-"), "counters of gone pods are printed no more");
         Ok(())
     })
 }
