@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use trunkline_api::FlowsConfig;
 use trunkline_ebpf::{
@@ -34,6 +35,10 @@ use crate::metrics::{FlowSample, Metrics, TapLabels};
 
 /// How often desired taps are compared with those found.
 const RECONCILE: Duration = Duration::from_secs(2);
+/// After this long, bridges that are still not set up do not keep the taps of uplinks that nobody wants.
+const SETTLED: Duration = Duration::from_mins(1);
+/// How long the switch may take to tell what it forwarded.
+const SWITCH: Duration = Duration::from_secs(2);
 /// How long exporters may take at a stop to send what they have.
 const LAST_RECORDS: Duration = Duration::from_secs(1);
 /// Most flows that one answer holds; the busiest come first.
@@ -104,6 +109,7 @@ struct Inner {
     allocations: Mutex<Allocations>,
     losses: Mutex<Losses>,
     exporters: Exporters,
+    started: Instant,
 }
 
 impl FlowService {
@@ -133,6 +139,7 @@ impl FlowService {
             FlowTable::new(capacity.flows as usize, Timeouts { active: active_timeout, idle: idle_timeout });
         let domain = observation_domain(&options.node);
         let inner = Inner {
+            started: Instant::now(),
             exporters: Exporters::start(&options.config.export, domain, &options.node)?,
             taps: Taps::start(set).map_err(StartError::Thread)?,
             reader: Owner::start("flow-reader", reader).map_err(StartError::Thread)?,
@@ -177,7 +184,7 @@ impl FlowService {
             }
         }
         // What was counted until now is recorded; what comes is the next process's.
-        if inner.drain().await.is_ok() {
+        if inner.read().await.is_ok() {
             let closed = inner.state().table.end_all();
             inner.emit(&closed);
         }
@@ -209,13 +216,15 @@ impl Inner {
             return Ok(()); // which ports there are is not known
         }
         let rows = self.options.bridges.pod_ports();
-        let (wanted, missing) = {
+        let mut wishes = {
             let states = self.options.bridges.state();
             let states = states.borrow().clone();
             wishes::all(&rows, &states, ifindex)
         };
-        let desired = wanted.len() + missing.len();
-        let changes = self.taps.reconcile(wanted, missing, |name| ifindex(name).is_some()).await?;
+        // A node without any bridge stays without: its uplinks of before are wanted no more.
+        wishes.complete |= self.started.elapsed() > SETTLED;
+        let desired = wishes.taps.len() + wishes.missing.len();
+        let changes = self.taps.reconcile(wishes, |name| ifindex(name).is_some()).await?;
         self.tell(&changes);
         self.follow_pools(&rows);
         let known = self.taps.known();
@@ -279,11 +288,20 @@ impl Inner {
     }
 
     async fn drain(&self) -> Result<(), OwnerGone> {
+        if self.read().await? {
+            self.compare_with_the_switch().await;
+            self.free_slots().await?;
+        }
+        Ok(())
+    }
+
+    /// Reads the running epoch; `false` when the kernel did not let us.
+    async fn read(&self) -> Result<bool, OwnerGone> {
         let slots: Vec<Slot> = {
             let known = self.taps.known();
             known.taps.keys().chain(known.leaving.keys()).copied().collect()
         };
-        let started = std::time::Instant::now();
+        let started = Instant::now();
         let work = move |reader: &mut Reader| {
             let epoch = reader.drain()?;
             let mut totals = HashMap::new();
@@ -298,12 +316,11 @@ impl Inner {
             Ok((epoch, totals)) => {
                 self.options.metrics.observe_drain(started.elapsed(), epoch.entries);
                 self.take_in(&epoch, totals);
-                self.compare_with_the_switch().await;
-                self.free_slots().await
+                Ok(true)
             }
             Err(error) => {
                 tracing::warn!(error = %chain(&error), "flows cannot be read, will try again");
-                Ok(())
+                Ok(false)
             }
         }
     }
@@ -363,7 +380,8 @@ impl Inner {
             states.iter().filter(|(_, state)| state.exists).map(|(name, _)| name.clone()).collect()
         };
         for bridge in names {
-            let Ok(counts) = self.options.bridges.flow_stats(&bridge).await else { continue };
+            let asked = tokio::time::timeout(SWITCH, self.options.bridges.flow_stats(&bridge));
+            let Ok(Ok(counts)) = asked.await else { continue };
             let known = self.taps.known();
             let state = self.state();
             let mut losses = self.losses.lock().unwrap_or_else(PoisonError::into_inner);

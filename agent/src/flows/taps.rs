@@ -11,7 +11,7 @@ use trunkline_ebpf::{LinkState, Slot, TapError, TapSet};
 
 use super::owner::{Owner, OwnerGone};
 use super::record::TapIdentity;
-use super::wishes::TapWish;
+use super::wishes::{TapWish, Wishes};
 use crate::attach::is_host_link_name;
 use crate::cli::chain;
 
@@ -98,18 +98,20 @@ impl Taps {
     /// Makes the taps what they should be. `present` says whether a link of this name is there.
     pub(super) async fn reconcile(
         &self,
-        wishes: Vec<TapWish>,
-        missing: Vec<String>,
+        wishes: Wishes,
         present: fn(&str) -> bool,
     ) -> Result<Changes, OwnerGone> {
+        let Wishes { taps: wishes, missing, complete } = wishes;
         let identities: HashMap<String, Arc<TapIdentity>> =
             wishes.iter().map(|wish| (wish.tap.name.clone(), Arc::new(wish.identity.clone()))).collect();
         let work = move |set: &mut TapSet| {
             let fates: Vec<(String, Fate)> =
                 wishes.iter().map(|wish| (wish.tap.name.clone(), fate(set, wish))).collect();
             let wanted = |name: &str| {
-                // A pod's port that is being made has its tap before OVSDB knows it.
-                fates.iter().any(|(wish, _)| wish == name) || (is_host_link_name(name) && present(name))
+                // A pod's port that is being made has its tap before OVSDB knows it, and an uplink of a bridge that
+                // nobody has looked at yet may be wanted.
+                fates.iter().any(|(wish, _)| wish == name)
+                    || ((is_host_link_name(name) || !complete) && present(name))
             };
             let gone: Vec<Slot> =
                 set.taps().filter(|(_, name)| !wanted(name)).map(|(slot, _)| slot).collect();

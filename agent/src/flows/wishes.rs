@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use trunkline_ebpf::Tap;
 
 use super::record::{Endpoint, TapIdentity};
-use crate::bridge::{BridgeStates, DatapathKind, PodPortRow};
+use crate::bridge::{BridgeCondition, BridgeState, BridgeStates, DatapathKind, PodPortRow};
 
 /// A tap as it should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,12 +48,23 @@ pub(crate) fn of_port(row: &PodPortRow, ifindex: u32, datapath: Option<DatapathK
     }
 }
 
-/// All wishes, and the names of links that are wanted and not there. `ifindex` looks a link up by its name.
+/// Everything that is wanted now.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Wishes {
+    /// Taps of links that are there.
+    pub(crate) taps: Vec<TapWish>,
+    /// Links that are wanted and not there.
+    pub(crate) missing: Vec<String>,
+    /// Whether every bridge has been looked at: before, an uplink that is not wished for may only be unknown yet.
+    pub(crate) complete: bool,
+}
+
+/// All wishes. `ifindex` looks a link up by its name.
 pub(crate) fn all(
     rows: &[PodPortRow],
     bridges: &BridgeStates,
     ifindex: impl Fn(&str) -> Option<u32>,
-) -> (Vec<TapWish>, Vec<String>) {
+) -> Wishes {
     let (mut wishes, mut missing) = (Vec::new(), Vec::new());
     for row in rows {
         let bridge = bridges.iter().find(|(name, _)| name.as_str() == row.bridge);
@@ -70,7 +81,11 @@ pub(crate) fn all(
             }
         }
     }
-    (wishes, missing)
+    let pending = |state: &BridgeState| {
+        state.conditions.iter().any(|condition| matches!(condition, BridgeCondition::Pending { .. }))
+    };
+    let complete = !bridges.is_empty() && !bridges.values().any(pending);
+    Wishes { taps: wishes, missing, complete }
 }
 
 fn of_uplink(nic: &str, bridge: &str, ifindex: u32) -> TapWish {
@@ -104,7 +119,7 @@ mod tests {
     use trunkline_api::VlanSet;
 
     use super::*;
-    use crate::bridge::{BridgeState, UplinkState};
+    use crate::bridge::UplinkState;
 
     fn bridges(datapath: DatapathKind) -> BridgeStates {
         let uplink = |nic: &str, present| UplinkState {
@@ -146,8 +161,9 @@ mod tests {
 
     #[test]
     fn pods_and_uplinks_that_are_there_are_wanted_with_their_names() {
-        let (wishes, missing) = all(&[row()], &bridges(DatapathKind::Netdev), |_| Some(7));
-        assert!(missing.is_empty());
+        let Wishes { taps: wishes, missing, complete } =
+            all(&[row()], &bridges(DatapathKind::Netdev), |_| Some(7));
+        assert!(missing.is_empty() && complete);
         let [pod, uplink] = wishes.as_slice() else { panic!("{wishes:?}") };
         assert!(pod.tap.host_side && pod.tap.guarded && !uplink.tap.host_side && !uplink.tap.guarded);
         assert_eq!(pod.identity.network.as_deref(), Some("default/vlan100"));
@@ -157,14 +173,27 @@ mod tests {
 
     #[test]
     fn the_kernels_datapath_takes_its_frames_and_needs_no_guard() {
-        let (wishes, _) = all(&[row()], &bridges(DatapathKind::System), |_| Some(7));
-        assert!(!wishes[0].tap.guarded);
+        let wishes = all(&[row()], &bridges(DatapathKind::System), |_| Some(7));
+        assert!(!wishes.taps[0].tap.guarded);
     }
 
     #[test]
     fn a_link_that_is_gone_is_listed_and_never_tapped_by_guess() {
-        let (wishes, missing) = all(&[row()], &bridges(DatapathKind::Netdev), |_| None);
-        assert!(wishes.is_empty());
-        assert_eq!(missing, ["tl0123", "up1"]);
+        let wishes = all(&[row()], &bridges(DatapathKind::Netdev), |_| None);
+        assert!(wishes.taps.is_empty());
+        assert_eq!(wishes.missing, ["tl0123", "up1"]);
+    }
+
+    #[test]
+    fn an_agent_that_has_just_started_does_not_know_yet_which_uplinks_it_wants() {
+        let name: trunkline_api::BridgeName = "br".parse().expect("a name");
+        let mut states = (*bridges(DatapathKind::Netdev)).clone();
+        for state in states.values_mut() {
+            state.exists = false;
+            let reason = "it is not set up yet".to_owned();
+            state.conditions = vec![BridgeCondition::Pending { bridge: name.clone(), reason }];
+        }
+        assert!(!all(&[row()], &Arc::new(states), |_| Some(7)).complete);
+        assert!(!all(&[row()], &Arc::default(), |_| Some(7)).complete, "no bridge is known at all");
     }
 }

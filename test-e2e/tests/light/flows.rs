@@ -171,10 +171,14 @@ fn equal_addresses_on_two_vlans_are_two_flows_of_two_pods() -> Result<()> {
     })
 }
 
-/// The folder of a tap's pins.
+/// The folder of the pins of a pod's tap.
 fn pins(pod: &RunningPod) -> Result<PathBuf> {
-    let device = tap(pod)?["device"].as_str().context("no device")?.to_owned();
-    let sets = fs::read_dir(pod.node.bpffs().join("trunkline")).context("reading the sets")?;
+    pins_of(&pod.node, tap(pod)?["device"].as_str().context("no device")?)
+}
+
+/// The folder of the pins of a device's tap.
+fn pins_of(node: &LightNode, device: &str) -> Result<PathBuf> {
+    let sets = fs::read_dir(node.bpffs().join("trunkline")).context("reading the sets")?;
     let taps = sets.filter_map(|set| fs::read_dir(set.ok()?.path().join("taps")).ok()).flatten();
     let named = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().ends_with(&format!("_{device}"));
     let found = taps.filter_map(Result::ok).find(named).context("the tap is not pinned")?;
@@ -189,6 +193,7 @@ fn taps_go_on_counting_while_the_agent_is_dead_and_none_is_attached_twice() -> R
         let target = two.addresses(cluster.client(), "eth1").await?.remove(0);
         counters_agree(&one)?;
         let folder = pins(&one)?;
+        let uplink = pins_of(cluster.node(1), "up1")?;
         for orderly in [false, true] {
             if orderly {
                 cluster.node(1).stop_agent();
@@ -201,6 +206,7 @@ fn taps_go_on_counting_while_the_agent_is_dead_and_none_is_attached_twice() -> R
             let bytes = counters_agree(&one)?;
             assert!(bytes > bulk, "what was sent without an agent is counted");
             assert_eq!(pins(&one)?, folder, "the tap is the same one");
+            assert_eq!(pins_of(cluster.node(1), "up1")?, uplink, "and so is the uplink's");
             let metrics = cluster.node(1).agent_http("/metrics")?;
             assert!(metrics.contains("trunkline_agent_tap_gaps_total 0"), "no tap was off: {metrics}");
             assert!(metrics.contains("trunkline_agent_flow_epochs_inexact_total 0"), "{metrics}");
