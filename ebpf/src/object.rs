@@ -66,6 +66,17 @@ impl Programs {
             .map_err(|source| TapError::Program { program: name, source: Box::new(source) })
     }
 
+    /// A program that does nothing, for measurements: what it takes is taken by every program.
+    pub fn nothing(&mut self) -> Result<&SchedClassifier, TapError> {
+        const NAME: &str = "nothing";
+        let failed = |source| TapError::Program { program: NAME, source: Box::new(source) };
+        let program = program(&mut self.ebpf, NAME).map_err(failed)?;
+        if program.fd().is_err() {
+            load(program).map_err(failed)?;
+        }
+        Ok(program)
+    }
+
     /// The programs for tests and measurements: receiving, sending.
     pub fn taps(&mut self) -> Result<(&SchedClassifier, &SchedClassifier), TapError> {
         self.program(INGRESS)?;

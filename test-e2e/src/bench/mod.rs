@@ -17,6 +17,7 @@ mod raw_ovsdb;
 mod report;
 mod stats;
 mod storm;
+mod taps;
 
 use std::path::Path;
 use std::time::Instant;
@@ -59,8 +60,12 @@ type Done<'a> = dyn FnMut(Line) -> Result<()> + Send + 'a;
 type Group = fn(&Options, &mut Done<'_>) -> Result<()>;
 
 /// Everything that can be measured: what shares a cluster, and how.
-const GROUPS: [(&[Case], Group); 3] =
-    [(&ports::CASES, ports::run), (&ipam::CASES, ipam::run), (&cni::CASES, cni::run)];
+const GROUPS: [(&[Case], Group); 4] = [
+    (&taps::CASES, taps::run),
+    (&ports::CASES, ports::run),
+    (&ipam::CASES, ipam::run),
+    (&cni::CASES, cni::run),
+];
 
 /// Measures, writes `target/bench.jsonl` line by line, and prints a table. A line that cannot be measured does not
 /// keep the others from it, but is a failure in the end.

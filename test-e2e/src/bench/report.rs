@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
-use super::stats::{Goal, Pair, Summary};
+use super::stats::{Goal, Pair, Summary, median, quantile};
 
 /// A line before it is measured.
 #[derive(Clone, Copy, Debug)]
@@ -28,10 +28,10 @@ pub struct Line {
     pub unit: String,
     /// Median of what we took or made.
     pub ours: f64,
-    /// Median of what the baseline took or made.
-    pub baseline: f64,
-    /// Median of the pairs' ratios, ours over the baseline's.
-    pub ratio: f64,
+    /// Median of what the baseline took or made; null where there is none to measure.
+    pub baseline: Option<f64>,
+    /// Median of the pairs' ratios, ours over the baseline's; null without a baseline.
+    pub ratio: Option<f64>,
     /// Pairs.
     pub reps: usize,
     /// (p90 − p10) of the pairs' ratios over their median.
@@ -49,11 +49,28 @@ impl Case {
             bench: self.bench.to_owned(),
             unit: self.unit.to_owned(),
             ours: round(summary.ours),
-            baseline: round(summary.baseline),
-            ratio: round(summary.ratio),
+            baseline: Some(round(summary.baseline)),
+            ratio: Some(round(summary.ratio)),
             reps: pairs.len(),
             spread: round(summary.spread),
             note: format!("goal ratio {} {met}; {note}", self.goal),
+        }
+    }
+}
+
+impl Case {
+    /// The line of what was measured without a baseline: at least one value.
+    pub(super) fn alone(&self, values: &[f64], note: &str) -> Line {
+        let ours = median(values);
+        Line {
+            bench: self.bench.to_owned(),
+            unit: self.unit.to_owned(),
+            ours: round(ours),
+            baseline: None,
+            ratio: None,
+            reps: values.len(),
+            spread: round((quantile(values, 0.9) - quantile(values, 0.1)) / ours),
+            note: format!("goal ratio {}, not judged; {note}", self.goal),
         }
     }
 }
@@ -86,8 +103,8 @@ pub(super) fn table(lines: &[Line]) -> String {
             line.bench.clone(),
             line.unit.clone(),
             line.ours.to_string(),
-            line.baseline.to_string(),
-            line.ratio.to_string(),
+            shown(line.baseline),
+            shown(line.ratio),
             line.reps.to_string(),
             line.spread.to_string(),
         ]
@@ -107,6 +124,11 @@ pub(super) fn table(lines: &[Line]) -> String {
     text
 }
 
+/// A number, or a dash.
+fn shown(value: Option<f64>) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| value.to_string())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -117,9 +139,17 @@ mod tests {
     fn a_line_says_whether_its_goal_is_met() {
         let line = CASE.line(&[Pair { ours: 1.0, baseline: 3.0 }; 7], "quiet");
         assert_eq!((line.reps, line.note.as_str()), (7, "goal ratio <= 1 met; quiet"));
-        assert!((line.ratio - 0.3333).abs() < 1e-9, "{line:?}");
+        assert!(line.ratio.is_some_and(|ratio| (ratio - 0.3333).abs() < 1e-9), "{line:?}");
         let line = CASE.line(&[Pair { ours: 4.0, baseline: 3.0 }; 7], "quiet");
         assert_eq!(line.note, "goal ratio <= 1 missed; quiet");
+    }
+
+    #[test]
+    fn a_line_without_a_baseline_has_no_ratio() {
+        let line = CASE.alone(&[3.0, 1.0, 2.0], "quiet");
+        assert_eq!((line.ours, line.baseline, line.ratio, line.reps), (2.0, None, None, 3));
+        assert_eq!(line.note, "goal ratio <= 1, not judged; quiet");
+        assert!(table(&[line]).contains("2         -"));
     }
 
     #[test]
