@@ -61,10 +61,10 @@ type Group = fn(&Options, &mut Done<'_>) -> Result<()>;
 
 /// Everything that can be measured: what shares a cluster, and how.
 const GROUPS: [(&[Case], Group); 4] = [
-    (&taps::CASES, taps::run),
     (&ports::CASES, ports::run),
     (&ipam::CASES, ipam::run),
     (&cni::CASES, cni::run),
+    (&taps::CASES, taps::run),
 ];
 
 /// Measures, writes `target/bench.jsonl` line by line, and prints a table. A line that cannot be measured does not
