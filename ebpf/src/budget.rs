@@ -3,7 +3,7 @@
 //! Pure arithmetic over the kernel's own sizes (`kernel/bpf/hashtab.c`, `kernel/bpf/arraymap.c`), so that what is
 //! printed at start is what the maps take, and memory does not grow with the processors' number but for counters.
 
-use crate::layout::{RawCounters, RawKey, RawValue};
+use crate::layout::{NEAR, RawCounters, RawFront, RawKey, RawValue};
 
 /// `struct htab_elem` before the key: list node, LRU node, hash.
 const HASH_ELEMENT: u64 = 48;
@@ -14,6 +14,10 @@ const TABLE_ENTRY: u64 = 320;
 /// Handshakes under way that are remembered.
 pub(crate) const HANDSHAKES: u32 = 8192;
 const HANDSHAKE: u64 = HASH_ELEMENT + 48 + 8 + BUCKET;
+/// Most places of a processor's front table, and the part of the budget that all of them may take: 1/8.
+const MOST_PLACES: u32 = 4096;
+const FEWEST_PLACES: u32 = 16;
+const FRONT_PART: u64 = 8;
 /// Fewer flows than this are of no use to anybody.
 const FEWEST_FLOWS: u64 = 1024;
 
@@ -33,6 +37,8 @@ pub struct Budget {
 pub struct Capacity {
     /// Flow entries of each epoch's map. A flow takes one for every processor that sees it.
     pub flows: u32,
+    /// Places of each processor's front table in each epoch: a power of two.
+    pub places: u32,
     /// Taps.
     pub taps: u16,
     /// Bytes of all maps, filled or not: they are allocated ahead.
@@ -83,19 +89,32 @@ impl Budget {
     pub fn with_flows(self, flows: u32) -> Capacity {
         Capacity {
             flows,
+            places: self.places(),
             taps: self.taps,
             map_bytes: self.fixed() + 2 * flow_map(u64::from(flows)),
             table_bytes: u64::from(flows) * TABLE_ENTRY,
         }
     }
 
-    /// Counters, the registry of taps, handshakes.
+    /// The most places that a part of the budget holds.
+    fn places(self) -> u32 {
+        let fits = |places: &u32| self.front_bytes(*places) * FRONT_PART <= self.bytes;
+        let sizes = std::iter::successors(Some(MOST_PLACES), |places| Some(places / 2));
+        sizes.take_while(|places| *places > FEWEST_PLACES).find(fits).unwrap_or(FEWEST_PLACES)
+    }
+
+    fn front_bytes(self, places: u32) -> u64 {
+        2 * u64::from(places) * size_of::<RawFront>() as u64 * u64::from(self.processors)
+    }
+
+    /// Front tables, counters, the registry of taps, handshakes.
     fn fixed(self) -> u64 {
         let taps = u64::from(self.taps);
         let counters = taps * 4 * (size_of::<RawCounters>() as u64 * u64::from(self.processors) + 8);
         let drained = taps * 4 * size_of::<RawCounters>() as u64;
-        let registry = taps * (HASH_ELEMENT + 16 + BUCKET);
-        counters + drained + registry + u64::from(HANDSHAKES) * HANDSHAKE
+        let registry = taps * (HASH_ELEMENT + 16 + BUCKET) + u64::from(NEAR) * 8;
+        let front = self.front_bytes(self.places());
+        front + counters + drained + registry + u64::from(HANDSHAKES) * HANDSHAKE
     }
 }
 
@@ -121,20 +140,22 @@ mod tests {
     }
 
     #[test]
-    fn memory_does_not_grow_with_processors_but_for_counters() {
+    fn what_each_processor_has_of_its_own_comes_out_of_the_budget() {
         let many = Budget { processors: 128, ..DEFAULT }.capacity().expect("64 MiB");
         let few = DEFAULT.capacity().expect("64 MiB");
         let counters = 126 * 64 * 4 * 1024;
+        let front = (64 << 20) / FRONT_PART;
         assert!(many.map_bytes + many.table_bytes <= DEFAULT.bytes, "{many:?}");
-        let flows_for_counters = u32::try_from(counters / (2 * element() + TABLE_ENTRY)).expect("small");
-        assert!(many.flows + flows_for_counters + 4096 > few.flows, "{many:?} {few:?}");
+        let flows_for_them =
+            u32::try_from((counters + front) / (2 * element() + TABLE_ENTRY)).expect("small");
+        assert!(many.flows + flows_for_them + 4096 > few.flows, "{many:?} {few:?}");
     }
 
     #[test]
     fn a_budget_that_is_too_small_says_what_would_do() {
         let error = Budget { bytes: 1 << 20, ..DEFAULT }.capacity().expect_err("too small");
-        assert!(error.to_string().contains("give at least 3 MiB"), "{error}");
-        let enough = Budget { bytes: 3 << 20, ..DEFAULT }.capacity().expect("what the message said");
+        assert!(error.to_string().contains("give at least 4 MiB"), "{error}");
+        let enough = Budget { bytes: 4 << 20, ..DEFAULT }.capacity().expect("what the message said");
         assert!(enough.flows >= 1024, "{enough:?}");
     }
 }

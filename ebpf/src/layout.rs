@@ -31,6 +31,12 @@ pub(crate) const TAP_HOST_SIDE: u16 = 0x1;
 /// `tap.flags`.
 pub(crate) const TAP_NO_ETHERNET: u16 = 0x2;
 
+/// `tap.flags`.
+pub(crate) const TAP_KNOWN: u16 = 0x8000;
+
+/// Interface indices that `tl_near` has.
+pub(crate) const NEAR: u32 = 65_536;
+
 /// `struct flow_key`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -84,6 +90,14 @@ pub(crate) struct RawValue {
     pub(crate) pad: [u8; 4],
 }
 
+/// `struct front`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct RawFront {
+    pub(crate) key: RawKey,
+    pub(crate) value: RawValue,
+}
+
 /// `struct tap_counters`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -118,6 +132,8 @@ pub(crate) struct RawControl {
 unsafe impl aya::Pod for RawKey {}
 // SAFETY: as above.
 unsafe impl aya::Pod for RawValue {}
+// SAFETY: as above.
+unsafe impl aya::Pod for RawFront {}
 // SAFETY: as above.
 unsafe impl aya::Pod for RawCounters {}
 // SAFETY: as above.

@@ -17,6 +17,7 @@ mod flow;
 mod layout;
 mod object;
 mod reader;
+mod registry;
 mod set;
 mod sys;
 

@@ -46,12 +46,17 @@ impl Programs {
             .default_map_pin_directory(maps)
             .map_max_entries("tl_flows_0", capacity.flows)
             .map_max_entries("tl_flows_1", capacity.flows)
+            .map_max_entries("tl_front", capacity.places * 2)
             .map_max_entries("tl_taps", u32::from(capacity.taps))
             .map_max_entries("tl_counters", u32::from(capacity.taps) * 4)
             .map_max_entries("tl_drained", u32::from(capacity.taps) * 4)
             .map_max_entries("tl_handshakes", HANDSHAKES);
         let (slot, flags) = own.map_or((0, 0), |(slot, flags)| (u32::from(slot.0) + 1, u32::from(flags)));
-        loader.override_global("own_slot", &slot, true).override_global("own_flags", &flags, true);
+        let mask = capacity.places - 1;
+        loader
+            .override_global("own_slot", &slot, true)
+            .override_global("own_flags", &flags, true)
+            .override_global("front_mask", &mask, true);
         let mut ebpf = loader.load(OBJECT).map_err(|error| TapError::Load(Box::new(error)))?;
         for name in [INGRESS, EGRESS, GUARDED] {
             let failed = |source| TapError::Program { program: name, source: Box::new(source) };
@@ -115,6 +120,7 @@ pub(crate) fn set_name(capacity: &Capacity) -> String {
     let mut hash = Sha256::new();
     hash.update(LAYOUT);
     hash.update(capacity.flows.to_le_bytes());
+    hash.update(capacity.places.to_le_bytes());
     hash.update(capacity.taps.to_le_bytes());
     let digest = hash.finalize();
     digest.iter().take(8).fold(String::new(), |name, byte| name + &format!("{byte:02x}"))

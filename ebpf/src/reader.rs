@@ -17,7 +17,7 @@ use aya::maps::{Array, Map, MapData, PerCpuArray, PerCpuValues};
 use crate::budget::Capacity;
 use crate::error::TapError;
 use crate::flow::{ClosedEpoch, Counters, Direction, FlowKey, FlowTotals, Slot, TapTotals};
-use crate::layout::{RawControl, RawCounters, RawKey, RawValue};
+use crate::layout::{RawControl, RawCounters, RawFront, RawKey, RawValue};
 use crate::set::map_error;
 use crate::sys::{self, Barrier};
 
@@ -27,6 +27,8 @@ pub struct Reader {
     counters: PerCpuArray<MapData, RawCounters>,
     drained: Array<MapData, RawCounters>,
     flows: [MapData; 2],
+    front: MapData,
+    places: u32,
     barrier: Barrier,
     taps: u16,
     interrupted: bool,
@@ -41,6 +43,8 @@ impl Reader {
                 .map_err(map_error("tl_counters"))?,
             drained: Array::try_from(Map::Array(pinned("tl_drained")?)).map_err(map_error("tl_drained"))?,
             flows: [pinned("tl_flows_0")?, pinned("tl_flows_1")?],
+            front: pinned("tl_front")?,
+            places: capacity.places,
             barrier: Barrier::new().map_err(call_error("make", "tl_barrier"))?,
             taps: capacity.taps,
             interrupted: false,
@@ -111,11 +115,19 @@ impl Reader {
     fn read(&mut self, epoch: u32, clear: bool) -> Result<ClosedEpoch, TapError> {
         let parity = epoch & 1;
         let mut merged = Table::<FlowKey, FlowTotals>::new();
-        let entries =
-            sys::for_each(self.flows[parity as usize].fd().as_fd(), |key: &RawKey, value: &RawValue| {
-                let totals = FlowTotals::of(value);
-                merged.entry(FlowKey::of(*key)).and_modify(|flow| flow.merge(&totals)).or_insert(totals);
-            })
+        let mut take = |key: &RawKey, value: &RawValue| {
+            let totals = FlowTotals::of(value);
+            merged.entry(FlowKey::of(*key)).and_modify(|flow| flow.merge(&totals)).or_insert(totals);
+        };
+        let front: Vec<RawFront> =
+            sys::read_part(self.front.fd().as_fd(), self.front_of(parity), self.places)
+                .map_err(call_error("read", "tl_front"))?;
+        let mut entries = 0;
+        for place in front.iter().filter(|place| place.value.skbs > 0) {
+            take(&place.key, &place.value);
+            entries += 1;
+        }
+        entries += sys::for_each(self.flows[parity as usize].fd().as_fd(), take)
             .map_err(call_error("read", "tl_flows"))?;
         let mut taps = Vec::new();
         let mut taken = Vec::new();
@@ -141,7 +153,14 @@ impl Reader {
         Ok(ClosedEpoch { epoch, flows: merged.into_iter().collect(), taps, entries })
     }
 
+    /// Where a parity's front tables begin.
+    fn front_of(&self, parity: u32) -> u32 {
+        (parity & 1) * self.places
+    }
+
     fn empty(&mut self, parity: u32) -> Result<(), TapError> {
+        sys::clear_part::<RawFront>(self.front.fd().as_fd(), self.front_of(parity), self.places)
+            .map_err(call_error("empty", "tl_front"))?;
         sys::clear::<RawKey, RawValue>(self.flows[(parity & 1) as usize].fd().as_fd())
             .map_err(call_error("empty", "tl_flows"))?;
         let mut control = self.control()?;

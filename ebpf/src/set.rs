@@ -13,7 +13,6 @@ use std::fs;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 
-use aya::maps::{HashMap, MapData};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use crate::attach::{Hook, LinkState, TapLinks, pin_error};
@@ -23,6 +22,7 @@ use crate::flow::Slot;
 use crate::layout::{RawTap, TAP_HOST_SIDE, TAP_NO_ETHERNET};
 use crate::object::{Programs, has_tcx, set_name};
 use crate::reader::Reader;
+use crate::registry::Registry;
 use crate::sys;
 
 /// What to tap, and how.
@@ -60,7 +60,7 @@ pub struct TapSet {
     capacity: Capacity,
     programs: Programs,
     tags: [[u8; 8]; 3],
-    registry: HashMap<MapData, u32, RawTap>,
+    registry: Registry,
     taps: BTreeMap<Slot, TapLinks>,
     given_up: BTreeMap<Slot, TapLinks>,
 }
@@ -83,7 +83,7 @@ impl TapSet {
         }
         let mut programs = Programs::load(&folder.join("maps"), &capacity, None)?;
         let tags = tags_of(&mut programs)?;
-        let registry = registry(&folder)?;
+        let registry = Registry::open(&folder.join("maps"))?;
         let mut set = Self {
             folder,
             capacity,
@@ -152,7 +152,7 @@ impl TapSet {
     pub fn ensure(&mut self, tap: &Tap) -> Result<Slot, TapError> {
         let links = self.links_of(&tap.name)?;
         let entry = RawTap { slot: links.slot.0, flags: tap.flags() };
-        self.registry.insert(tap.ifindex, entry, 0).map_err(map_error("tl_taps"))?;
+        self.registry.put(tap.ifindex, entry)?;
         for hook in tap.hooks() {
             match links.state(hook, self.tag(hook))? {
                 LinkState::Attached { ifindex } if ifindex == tap.ifindex => {}
@@ -213,16 +213,7 @@ impl TapSet {
         for hook in Hook::of_tap(false) {
             links.detach(hook)?;
         }
-        let indices: Vec<u32> = self
-            .registry
-            .iter()
-            .flatten()
-            .filter(|(_, tap)| tap.slot == slot.0)
-            .map(|(index, _)| index)
-            .collect();
-        for index in indices {
-            self.registry.remove(&index).map_err(map_error("tl_taps"))?;
-        }
+        self.registry.remove(slot)?;
         self.taps.remove(&slot);
         self.given_up.insert(slot, links);
         Ok(())
@@ -251,7 +242,7 @@ impl TapSet {
     pub fn register(&mut self, tap: &Tap) -> Result<Slot, TapError> {
         let links = self.links_of(&tap.name)?;
         let entry = RawTap { slot: links.slot.0, flags: tap.flags() };
-        self.registry.insert(tap.ifindex, entry, 0).map_err(map_error("tl_taps"))?;
+        self.registry.put(tap.ifindex, entry)?;
         Ok(links.slot)
     }
 
@@ -296,12 +287,6 @@ fn tags_of(programs: &mut Programs) -> Result<[[u8; 8]; 3], TapError> {
         })?;
     }
     Ok(tags)
-}
-
-fn registry(folder: &Path) -> Result<HashMap<MapData, u32, RawTap>, TapError> {
-    let failed = map_error("tl_taps");
-    let data = MapData::from_pin(folder.join("maps/tl_taps")).map_err(&failed)?;
-    HashMap::try_from(aya::maps::Map::HashMap(data)).map_err(failed)
 }
 
 pub(crate) fn map_error(map: &'static str) -> impl Fn(aya::maps::MapError) -> TapError {

@@ -118,6 +118,51 @@ fn walk<K: Pod + Default, V: Pod + Default>(
     }
 }
 
+const BPF_MAP_UPDATE_BATCH: libc::c_long = 26;
+
+/// Part of a per-processor array: `count` entries from `first` on, each with a value for every possible processor.
+/// Reads them, or with `write` sets them. Values are padded to eight bytes, as ours are.
+fn part<V: Pod + Default>(
+    command: libc::c_long,
+    map: BorrowedFd<'_>,
+    first: u32,
+    values: &mut [V],
+    keys: &mut [u32],
+) -> io::Result<()> {
+    let (mut before, mut out) = ([first.wrapping_sub(1)], [0_u32]);
+    let mut attr = BatchAttr {
+        in_batch: if first == 0 { 0 } else { address(&mut before) },
+        out_batch: address(&mut out),
+        keys: address(keys),
+        values: address(values),
+        count: u32::try_from(keys.len()).unwrap_or(u32::MAX),
+        map_fd: map.as_raw_fd().unsigned_abs(),
+        ..BatchAttr::default()
+    };
+    match bpf(command, &mut attr) {
+        Ok(_) => {}
+        // The array ends with this part.
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+        Err(error) => return Err(error),
+    }
+    if attr.count as usize == keys.len() { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EINTR)) }
+}
+
+/// Reads a part of a per-processor array.
+pub(crate) fn read_part<V: Pod + Default>(map: BorrowedFd<'_>, first: u32, count: u32) -> io::Result<Vec<V>> {
+    let mut keys = vec![0; count as usize];
+    let mut values = vec![V::default(); count as usize * possible_processors() as usize];
+    part(BPF_MAP_LOOKUP_BATCH, map, first, &mut values, &mut keys)?;
+    Ok(values)
+}
+
+/// Sets a part of a per-processor array to nothing.
+pub(crate) fn clear_part<V: Pod + Default>(map: BorrowedFd<'_>, first: u32, count: u32) -> io::Result<()> {
+    let mut keys: Vec<u32> = (first..first + count).collect();
+    let mut values = vec![V::default(); count as usize * possible_processors() as usize];
+    part(BPF_MAP_UPDATE_BATCH, map, first, &mut values, &mut keys)
+}
+
 #[repr(C)]
 #[derive(Default)]
 struct MapCreateAttr {

@@ -61,6 +61,12 @@ struct flow_value {
 	__u8 pad[4];
 };
 
+/* A place of a processor's front table: a flow that is found without the hash map. skbs is 0 where it is free. */
+struct front {
+	struct flow_key key;
+	struct flow_value value;
+};
+
 /* One per slot, direction and parity of the epoch. Never set back: the reader subtracts. */
 struct tap_counters {
 	__u64 skbs;
@@ -76,6 +82,10 @@ struct tap_counters {
 /* tap.flags */
 #define TAP_HOST_SIDE 0x1 /* the device is the node's end of a pair: what it receives, the pod sent */
 #define TAP_NO_ETHERNET 0x2 /* frames start with the IP header */
+#define TAP_KNOWN 0x8000 /* in tl_near, where every index has an entry: there is a tap */
+
+/* Interface indices that tl_near has; above, tl_taps is asked. */
+#define NEAR 65536
 
 struct tap {
 	__u16 slot;

@@ -369,9 +369,17 @@ static __always_inline int parse_arp(struct __sk_buff *skb, __u32 off, struct fl
 	return 0;
 }
 
-/* Fills the key's tags, addresses, protocol and ports; `mac` gets destination and source, as in the frame. */
+/* Destination and source, as in the frame: of a flow's first packet only, so they are not carried along. Copied by the
+ * kernel: with a pointer into the packet the verifier would have to follow every kind of frame up to here. */
+static __always_inline void read_macs(struct __sk_buff *skb, __u8 dst[6], __u8 src[6])
+{
+	bpf_skb_load_bytes(skb, 0, dst, 6);
+	bpf_skb_load_bytes(skb, 6, src, 6);
+}
+
+/* Fills the key's tags, addresses, protocol and ports. */
 static __always_inline void parse(struct __sk_buff *skb, __u32 has_ethernet, struct flow_key *key,
-				  struct about *about, __u8 mac[12])
+				  struct about *about)
 {
 	__be16 type;
 	__u32 off = 0;
@@ -389,7 +397,6 @@ static __always_inline void parse(struct __sk_buff *skb, __u32 has_ethernet, str
 			key->marks |= MARK_TRUNCATED;
 			return;
 		}
-		__builtin_memcpy(mac, eth, 12);
 		type = eth->type;
 		off = sizeof(*eth);
 #pragma unroll
@@ -423,8 +430,8 @@ static __always_inline void parse(struct __sk_buff *skb, __u32 has_ethernet, str
 		type = bpf_htons(ETH_P_802_2);
 	key->kind = KIND_ETHERNET;
 	key->sport = type;
-	__builtin_memcpy(key->dst, mac, 6);
-	__builtin_memcpy(key->src, mac + 6, 6);
+	if (has_ethernet)
+		read_macs(skb, (__u8 *)key->dst, (__u8 *)key->src);
 }
 
 #endif

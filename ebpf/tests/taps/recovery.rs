@@ -38,6 +38,13 @@ impl Bench {
         }
     }
 
+    /// Waits for a frame of somebody else's: on a busy machine there may be none for a while.
+    fn await_traffic(&self) {
+        let sent = Direction::Sent;
+        let now = self.rig.reader.totals(self.slot, sent).expect("the counters").seen.skbs;
+        self.rig.await_skbs(self.slot, sent, now + 1);
+    }
+
     /// The process dies, and the next one opens what is pinned.
     fn killed(self) -> Self {
         let Self { rig: Rig { set, reader, bpffs }, slot, socket, namespace } = self;
@@ -128,6 +135,7 @@ fn kills_between_flip_and_drain_lose_nothing_of_running_traffic() {
         });
         for _ in 0..ROUNDS {
             add(&bench.rig.reader.drain().expect("drained"));
+            bench.await_traffic();
             bench.rig.reader.flip().expect("closed");
             bench = bench.killed();
             add(&bench.rig.reader.drain_leftover().expect("read").expect("the closed epoch"));
