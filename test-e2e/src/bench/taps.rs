@@ -16,7 +16,7 @@ use trunkline_ebpf::{Budget, Capacity, Reader, Tap, TapSet, possible_processors}
 
 use super::pairs::Pairs;
 use super::report::{Case, Line};
-use super::stats::{Goal, float};
+use super::stats::{Goal, float, rate};
 use super::{Done, Options};
 use crate::light::Usage;
 use crate::light::bpffs::Bpffs;
@@ -234,7 +234,6 @@ fn drain(bpffs: &Path, reps: usize) -> Result<Line> {
     let mut pairs = Pairs::begin(DRAIN, reps);
     let mut round = 0;
     while pairs.go_on() {
-        let rate = |time: Duration| float(FLOWS as usize) / time.as_secs_f64();
         let mut fill = |set: &mut TapSet| {
             round += 1;
             mean(set.programs().taps()?.0, &many(FLOWS, round)).map(drop)
@@ -246,23 +245,24 @@ fn drain(bpffs: &Path, reps: usize) -> Result<Line> {
         ensure!(closed.flows.len() == FLOWS as usize, "{} flows", closed.flows.len());
         fill(&mut set)?;
         let epoch = reader.flip()?;
-        let theirs = one_by_one(&root, epoch)?;
+        let (count, theirs) = one_by_one(&root, epoch)?;
         // What it has read is cleared outside of the timing.
         reader.drain_leftover()?;
-        pairs.push(rate(ours), rate(theirs));
+        pairs.push(rate(FLOWS as usize, ours), rate(count, theirs));
     }
     Ok(pairs.line("100,000 flows; ours with flip, grace period, merging and clearing; baseline: next key and lookup for each flow, its deletion not counted"))
 }
 
-fn one_by_one(root: &Path, epoch: u32) -> Result<Duration> {
+/// How many flows the map has, and how long they took. The others are in the front tables, which the peer has not.
+fn one_by_one(root: &Path, epoch: u32) -> Result<(usize, Duration)> {
     let set = std::fs::read_dir(root)?.next().context("no set")??.path();
     let data = MapData::from_pin(set.join(format!("maps/tl_flows_{}", epoch & 1)))?;
     let map: HashMap<_, [u8; 48], [u8; 72]> = HashMap::try_from(Map::HashMap(data))?;
     let begin = Instant::now();
     let count = map.iter().flatten().count();
     let took = begin.elapsed();
-    ensure!(count == FLOWS as usize, "{count} flows");
-    Ok(took)
+    ensure!(count > FLOWS as usize / 2, "{count} flows");
+    Ok((count, took))
 }
 
 /// Bytes of all maps, as the kernel counts them, and what the table grows by, against the budget that the agent prints.
