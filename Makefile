@@ -46,9 +46,10 @@ test-light: build
 	$(E2E) prepare light
 	$(TEST) --test light -- --test-threads=1
 
-## test-guest: light nodes on the kernel's datapath, in a machine of its own under QEMU
+## test-guest: the taps, and light nodes on the kernel's datapath, in machines of their own under QEMU
 test-guest: build
 	$(E2E) prepare guest
+	$(TEST) --config 'target.$(HOST).runner = ["$(abspath $(E2E))", "guest", "--"]' --test taps -- --test-threads=1
 	$(TEST) --config 'target.$(HOST).runner = ["$(abspath $(E2E))", "kernel-datapath"]' --test light
 
 ## test-cluster: two real nodes with kubelet and containerd

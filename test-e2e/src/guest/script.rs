@@ -65,6 +65,7 @@ pub(super) fn main(shares: &[Share], command: &[String]) -> String {
          echo '127.0.0.1 localhost guest' > /etc/hosts\n\
          [ -e /etc/passwd ] || echo 'root:x:0:0:root:/root:/bin/bash' > /etc/passwd\n\
          modprobe openvswitch || echo 'no openvswitch module'\n\
+         modprobe tun || echo 'no tun module'\n\
          export TRUNKLINE_CACHE='{cache}' TRUNKLINE_E2E_OVS_ROOT='{ovs}' TRUNKLINE_E2E_DATAPATH=system\n\
          export TRUNKLINE_E2E_PATIENCE={PATIENCE} CI=true\n\
          {command} > /exchange/output 2>&1; code=$?\n\
