@@ -246,6 +246,22 @@ impl TapSet {
         Ok(links.slot)
     }
 
+    /// Removes sets of another layout or capacity that an earlier process left: their taps come off, and what they had
+    /// counted since their last drain goes with them. To be called once this set's taps are on. Says how many there
+    /// were.
+    pub fn remove_older(&self) -> Result<usize, TapError> {
+        let Some(root) = self.folder.parent() else { return Ok(0) };
+        let mut removed = 0;
+        for entry in fs::read_dir(root).map_err(pin_error("read", root))? {
+            let other = entry.map_err(pin_error("read", root))?.path();
+            if other != self.folder {
+                remove_set(&other)?;
+                removed += 1;
+            }
+        }
+        Ok(removed)
+    }
+
     /// Takes everything off and removes every pin of this set.
     pub fn destroy(mut self) -> Result<(), TapError> {
         let slots: Vec<Slot> = self.taps.keys().copied().collect();

@@ -296,6 +296,24 @@ fn a_slot_given_up_stays_taken_in_a_new_process() {
 }
 
 #[test]
+fn taps_of_an_older_set_come_off_once_the_newer_ones_are_on() {
+    let mut bench = Bench::new();
+    let wanted = bench.tap("a");
+    bench.ensure(&wanted);
+    let mut larger = TapSet::open(&bench.rig.bpffs.root(), capacity(2048)).expect("a second set");
+    let slot = bench.namespace.run(|| larger.ensure(&wanted)).expect("attached beside the old one");
+    assert_eq!(bench.programs("a", TcAttachType::Egress).len(), 2);
+    assert_eq!(larger.remove_older().expect("removed"), 1);
+    assert_eq!(larger.remove_older().expect("nothing left"), 0);
+    bench.await_programs("a", TcAttachType::Egress, 1);
+    let reader = larger.reader().expect("the maps");
+    let before = reader.totals(slot, Direction::Sent).expect("the counters").seen.skbs;
+    bench.send(3);
+    let after = reader.totals(slot, Direction::Sent).expect("the counters").seen.skbs;
+    assert_eq!(after - before, 3, "the new tap counts");
+}
+
+#[test]
 fn another_capacity_is_another_set_beside_the_old_one() {
     let mut bench = Bench::new();
     let wanted = bench.tap("a");
