@@ -84,9 +84,6 @@ impl Reader {
     }
 
     /// Closes the running epoch and reads it. Blocks for the kernel's grace period, 10–50 ms.
-    ///
-    /// `known` says which slots may have counted: all that are pinned, and those given up since. Others are looked at
-    /// only where a flow names them.
     pub fn drain(&mut self) -> Result<ClosedEpoch, TapError> {
         let epoch = self.flip()?;
         self.read(epoch, true)
