@@ -1,6 +1,7 @@
 //! Compiles the TC programs with clang; the object is embedded by `src/object.rs`.
 
 use std::env;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -20,6 +21,36 @@ fn main() {
     for (object, source) in OBJECTS {
         compile(&compiler, Path::new(source), &out.join(object));
     }
+    let older = another_layout(&out);
+    compile(&compiler, &older, &out.join("older.o"));
+}
+
+/// The same programs over maps of another layout, for the tests of taking such a set over: fields in another order,
+/// one longer, one that nobody knows.
+fn another_layout(out: &Path) -> PathBuf {
+    const CHANGES: [(&str, &str); 3] = [
+        ("\t__u16 tap;      /* slot of the tap */\n\t__u16 cpu; ", "\t__u16 cpu;\n\t__u16 tap; "),
+        ("struct flow_value {\n", "struct flow_value {\n\t__u64 unknown;\n"),
+        (
+            "struct tap {\n\t__u16 slot;\n\t__u16 flags;\n",
+            "struct tap {\n\t__u32 flags;\n\t__u16 slot;\n\t__u16 pad;\n",
+        ),
+    ];
+    let folder = out.join("older");
+    fs::create_dir_all(&folder).expect("a folder for the other layout");
+    for name in ["taps.c", "parse.h"] {
+        fs::copy(Path::new("src/bpf").join(name), folder.join(name)).expect("the programs' source");
+    }
+    let mut layout = fs::read_to_string("src/bpf/layout.h").expect("the layout");
+    for (from, to) in CHANGES {
+        assert!(
+            layout.contains(from),
+            "the layout has changed: {from:?} is not in it, for tests to exchange"
+        );
+        layout = layout.replace(from, to);
+    }
+    fs::write(folder.join("layout.h"), layout).expect("the other layout");
+    folder.join("taps.c")
 }
 
 fn compiler() -> String {

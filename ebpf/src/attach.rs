@@ -112,6 +112,16 @@ impl TapLinks {
         Some(Self { folder, slot, name })
     }
 
+    /// Where one hook's link is pinned.
+    pub(crate) fn path(&self, hook: Hook) -> PathBuf {
+        self.folder.join(hook.pin())
+    }
+
+    /// Whether anything is pinned.
+    pub(crate) fn has_pins(&self) -> Result<bool, TapError> {
+        Ok(fs::read_dir(&self.folder).map_err(pin_error("read", &self.folder))?.next().is_some())
+    }
+
     pub(crate) fn create_folder(&self) -> Result<(), TapError> {
         match fs::create_dir(&self.folder) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
@@ -138,7 +148,7 @@ impl TapLinks {
         interface: &str,
     ) -> Result<(), TapError> {
         self.detach(hook)?;
-        let path = self.folder.join(hook.pin());
+        let path = self.path(hook);
         let program = programs.program(hook.program())?;
         let failed = |source: ProgramError| TapError::Attach {
             program: hook.program(),
@@ -159,7 +169,7 @@ impl TapLinks {
 
     /// Has a link that is already there run this copy's program from now on: no frame is missed in between.
     pub(crate) fn replace_program(&self, programs: &mut Programs, hook: Hook) -> Result<(), TapError> {
-        let path = self.folder.join(hook.pin());
+        let path = self.path(hook);
         let program = programs.program(hook.program())?;
         let failed = |source: ProgramError| TapError::Attach {
             program: hook.program(),
@@ -177,19 +187,20 @@ impl TapLinks {
 
     /// What one hook is attached to.
     pub(crate) fn state(&self, hook: Hook, tag: [u8; 8]) -> Result<LinkState, TapError> {
-        let path = self.folder.join(hook.pin());
+        let path = self.path(hook);
         let failed = pin_error("read", &path);
         let Some(link) = sys::pinned_link(&path).map_err(&failed)?.filter(|link| link.ifindex != 0) else {
             return Ok(LinkState::Gone);
         };
-        let same = sys::tag_of(link.program).map_err(failed)? == Some(tag);
+        let program = sys::program_by_id(link.program).map_err(failed)?;
+        let same = program.is_some_and(|program| program.tag == tag);
         let ifindex = link.ifindex;
         Ok(if same { LinkState::Attached { ifindex } } else { LinkState::OtherProgram { ifindex } })
     }
 
     /// Takes one hook off.
     pub(crate) fn detach(&self, hook: Hook) -> Result<(), TapError> {
-        let path = self.folder.join(hook.pin());
+        let path = self.path(hook);
         sys::detach(&path).map_err(pin_error("detach", &path))?;
         sys::unpin(&path).map_err(pin_error("remove", &path))
     }

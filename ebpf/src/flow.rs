@@ -431,15 +431,25 @@ pub struct TapTotals {
 pub struct ClosedEpoch {
     /// Its number.
     pub epoch: u32,
-    /// Its flows, processors merged.
+    /// Its flows. One that several processors saw is here as often.
     pub flows: Vec<(FlowKey, FlowTotals)>,
     /// What every tap counted; taps without a frame are left out.
     pub taps: Vec<TapTotals>,
-    /// Entries that the map held, before processors were merged.
+    /// Entries that the maps held.
     pub entries: usize,
 }
 
 impl ClosedEpoch {
+    /// The same with each flow once.
+    #[must_use]
+    pub fn merged(self) -> Self {
+        let mut merged = std::collections::HashMap::<FlowKey, FlowTotals>::new();
+        for (key, totals) in self.flows {
+            merged.entry(key).and_modify(|flow| flow.merge(&totals)).or_insert(totals);
+        }
+        Self { flows: merged.into_iter().collect(), ..self }
+    }
+
     /// Taps whose flows and losses do not add up to their counters: never any, or a program is wrong.
     pub fn inexact(&self) -> Vec<TapTotals> {
         let mut sums = std::collections::HashMap::<(Slot, Direction), Totals>::new();

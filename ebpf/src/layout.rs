@@ -143,86 +143,22 @@ unsafe impl aya::Pod for RawControl {}
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
     use std::mem::offset_of;
 
     use super::*;
-
-    /// A struct as the compiler of the programs laid it out.
-    #[derive(Debug, PartialEq, Eq)]
-    struct Layout {
-        size: u32,
-        offsets: BTreeMap<String, u32>,
-    }
-
-    /// The kernel's type format (`Documentation/bpf/btf.rst`), as far as structs.
-    struct Btf(Vec<u8>);
-
-    impl Btf {
-        fn of_object() -> Self {
-            let object = aya_obj::Object::parse(crate::object::OBJECT).expect("what the build made");
-            Self(object.btf.expect("compiled with -g").to_bytes())
-        }
-
-        fn word(&self, at: usize) -> u32 {
-            u32::from_ne_bytes(self.0[at..at + 4].try_into().expect("four bytes"))
-        }
-
-        fn index(&self, at: usize) -> usize {
-            usize::try_from(self.word(at)).expect("an offset")
-        }
-
-        fn string(&self, strings: usize, offset: u32) -> String {
-            let from = strings + usize::try_from(offset).expect("an offset");
-            let end = self.0[from..].iter().position(|byte| *byte == 0).expect("terminated");
-            String::from_utf8_lossy(&self.0[from..from + end]).into_owned()
-        }
-
-        fn structs(&self) -> BTreeMap<String, Layout> {
-            // Magic, version and flags; then the lengths of the header itself, and of types and strings behind it.
-            let header = self.index(4);
-            let (types, types_len) = (header + self.index(8), self.index(12));
-            let strings = header + self.index(16);
-            let (mut at, mut found) = (types, BTreeMap::new());
-            while at < types + types_len {
-                let (name, info, size) = (self.word(at), self.word(at + 4), self.word(at + 8));
-                let (kind, count) = (info >> 24 & 0x1f, usize::try_from(info & 0xffff).expect("small"));
-                let members = at + 12;
-                if kind == 4 {
-                    let member = |number| {
-                        let at = members + 12 * number;
-                        (self.string(strings, self.word(at)), self.word(at + 8) / 8)
-                    };
-                    let offsets = (0..count).map(member).collect();
-                    found.insert(self.string(strings, name), Layout { size, offsets });
-                }
-                at = members
-                    + match kind {
-                        1 | 14 | 17 => 4,
-                        3 => 12,
-                        4 | 5 | 15 | 19 => 12 * count,
-                        6 | 13 => 8 * count,
-                        _ => 0,
-                    };
-            }
-            found
-        }
-    }
+    use crate::btf::{Btf, Shape};
 
     macro_rules! layout {
         ($type:ty, $($field:ident),+) => {
-            Layout {
-                size: u32::try_from(size_of::<$type>()).expect("small"),
-                offsets: [$((stringify!($field), offset_of!($type, $field))),+]
-                    .map(|(name, offset)| (name.to_owned(), u32::try_from(offset).expect("small")))
-                    .into(),
-            }
+            (size_of::<$type>(), vec![$((stringify!($field), offset_of!($type, $field))),+])
         };
     }
 
     #[test]
     fn structs_lie_as_the_compiler_of_the_programs_laid_them() {
-        let structs = Btf::of_object().structs();
+        let object = aya_obj::Object::parse(crate::object::OBJECT).expect("what the build made");
+        let btf = Btf::parse(&object.btf.expect("compiled with -g").to_bytes()).expect("sound");
+        let structs = btf.structs();
         let ours = [
             (
                 "flow_key",
@@ -254,8 +190,43 @@ mod tests {
             ("tap", layout!(RawTap, slot, flags)),
             ("control", layout!(RawControl, epoch, clearing)),
         ];
-        for (name, layout) in ours {
-            assert_eq!(structs.get(name), Some(&layout), "{name}");
+        for (name, (size, mut fields)) in ours {
+            let Shape { size: found, fields: theirs } = &structs[name];
+            let mut theirs: Vec<_> =
+                theirs.iter().map(|(name, field)| (name.as_str(), field.offset)).collect();
+            fields.sort_unstable();
+            theirs.sort_unstable();
+            assert_eq!((size, fields), (*found, theirs), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_header_and_this_file_agree_on_numbers() {
+        let header = include_str!("bpf/layout.h");
+        let defined = |name: &str| {
+            let line = header.lines().find_map(|line| line.strip_prefix(&format!("#define {name} ")));
+            let text = line.and_then(|rest| rest.split_whitespace().next()).expect("defined");
+            let number =
+                text.strip_prefix("0x").map_or_else(|| text.parse(), |hex| u32::from_str_radix(hex, 16));
+            number.expect("a number")
+        };
+        let ours: [(&str, u32); 13] = [
+            ("KIND_ETHERNET", KIND_ETHERNET.into()),
+            ("KIND_ARP", KIND_ARP.into()),
+            ("KIND_IPV4", KIND_IPV4.into()),
+            ("KIND_IPV6", KIND_IPV6.into()),
+            ("MARK_FRAGMENT", MARK_FRAGMENT.into()),
+            ("MARK_TRUNCATED", MARK_TRUNCATED.into()),
+            ("MARK_MORE_TAGS", MARK_MORE_TAGS.into()),
+            ("TAG_PRESENT", TAG_PRESENT.into()),
+            ("TAG_8021AD", TAG_8021AD.into()),
+            ("TAP_HOST_SIDE", TAP_HOST_SIDE.into()),
+            ("TAP_NO_ETHERNET", TAP_NO_ETHERNET.into()),
+            ("TAP_KNOWN", TAP_KNOWN.into()),
+            ("NEAR", NEAR),
+        ];
+        for (name, number) in ours {
+            assert_eq!(defined(name), number, "{name}");
         }
     }
 

@@ -11,6 +11,7 @@
 //! namespaces and bpffs. Must never know Kubernetes, pods or bridges, and never enters a namespace by itself.
 
 mod attach;
+mod btf;
 mod budget;
 mod error;
 mod flow;
@@ -29,5 +30,5 @@ pub use flow::{
 };
 pub use object::Programs;
 pub use reader::Reader;
-pub use set::{Tap, TapSet, remove_all};
+pub use set::{Inherited, Tap, TapSet, remove_all};
 pub use sys::possible_processors;

@@ -12,6 +12,10 @@ use crate::flow::Slot;
 use crate::layout::{NEAR, RawTap, TAP_KNOWN};
 use crate::set::map_error;
 
+/// Marks an entry of `tl_taps` for a tap in another namespace, whose programs know their slot by themselves: it is there
+/// for a later version's set, which has to know the flags. The kernel's indices are positive.
+pub(crate) const INSIDE: u32 = 1 << 31;
+
 /// Both maps.
 pub(crate) struct Registry {
     all: HashMap<MapData, u32, RawTap>,
@@ -33,6 +37,12 @@ impl Registry {
     pub(crate) fn put(&mut self, ifindex: u32, tap: RawTap) -> Result<(), TapError> {
         self.all.insert(ifindex, tap, 0).map_err(map_error("tl_taps"))?;
         self.set_near(ifindex, RawTap { flags: tap.flags | TAP_KNOWN, ..tap })
+    }
+
+    /// A tap in another namespace has this slot.
+    pub(crate) fn put_inside(&mut self, slot: Slot, flags: u16) -> Result<(), TapError> {
+        let entry = RawTap { slot: slot.0, flags };
+        self.all.insert(INSIDE | u32::from(slot.0), entry, 0).map_err(map_error("tl_taps"))
     }
 
     /// No interface has this slot.

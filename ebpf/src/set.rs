@@ -8,6 +8,8 @@
 //! What is pinned is the truth: a new process finds its taps, its counters and its undrained flows there. A slot that
 //! was given up keeps its folder, empty, until a drain has passed: nobody else may own what it still counted.
 
+mod older;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::AsFd as _;
@@ -24,6 +26,9 @@ use crate::object::{Programs, has_tcx, set_name};
 use crate::reader::Reader;
 use crate::registry::Registry;
 use crate::sys;
+
+pub use older::Inherited;
+use older::Older;
 
 /// What to tap, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,11 +68,14 @@ pub struct TapSet {
     registry: Registry,
     taps: BTreeMap<Slot, TapLinks>,
     given_up: BTreeMap<Slot, TapLinks>,
+    older: Vec<Older>,
+    inherited: Inherited,
 }
 
 impl TapSet {
     /// Loads the programs, over the maps that an earlier process left where they have this layout and capacity, and
-    /// finds its taps. `root` is a folder of ours on a bpffs; it is made when it is missing.
+    /// finds its taps. Taps of sets of another layout or capacity count here from now on; what they counted before is
+    /// for [`Self::drain_older`]. `root` is a folder of ours on a bpffs; it is made when it is missing.
     pub fn open(root: &Path, capacity: Capacity) -> Result<Self, TapError> {
         if !has_tcx() {
             return Err(TapError::TooOld);
@@ -92,8 +100,11 @@ impl TapSet {
             registry,
             taps: BTreeMap::new(),
             given_up: BTreeMap::new(),
+            older: Vec::new(),
+            inherited: Inherited::default(),
         };
         set.find()?;
+        set.take_over_older()?;
         Ok(set)
     }
 
@@ -183,11 +194,16 @@ impl TapSet {
         if missing.is_empty() {
             return Ok((links.slot, None));
         }
-        let own = Some((links.slot, tap.flags()));
-        let mut programs = Programs::load(&self.folder.join("maps"), &self.capacity, own)?;
+        self.registry.put_inside(links.slot, tap.flags())?;
+        let mut programs = self.copy_for(links.slot, tap.flags())?;
         let (slot, interface) = (links.slot, tap.interface.clone());
         let job = move || missing.iter().try_for_each(|hook| links.attach(&mut programs, *hook, &interface));
         Ok((slot, Some(enter(Box::new(job)))))
+    }
+
+    /// A copy of the programs that knows its slot by itself.
+    fn copy_for(&self, slot: Slot, flags: u16) -> Result<Programs, TapError> {
+        Programs::load(&self.folder.join("maps"), &self.capacity, Some((slot, flags)))
     }
 
     /// The folder of this name, made with a free slot when there is none.
@@ -246,22 +262,6 @@ impl TapSet {
         Ok(links.slot)
     }
 
-    /// Removes sets of another layout or capacity that an earlier process left: their taps come off, and what they had
-    /// counted since their last drain goes with them. To be called once this set's taps are on. Says how many there
-    /// were.
-    pub fn remove_older(&self) -> Result<usize, TapError> {
-        let Some(root) = self.folder.parent() else { return Ok(0) };
-        let mut removed = 0;
-        for entry in fs::read_dir(root).map_err(pin_error("read", root))? {
-            let other = entry.map_err(pin_error("read", root))?.path();
-            if other != self.folder {
-                remove_set(&other)?;
-                removed += 1;
-            }
-        }
-        Ok(removed)
-    }
-
     /// Takes everything off and removes every pin of this set.
     pub fn destroy(mut self) -> Result<(), TapError> {
         let slots: Vec<Slot> = self.taps.keys().copied().collect();
@@ -296,11 +296,9 @@ fn tags_of(programs: &mut Programs) -> Result<[[u8; 8]; 3], TapError> {
         let program = programs.program(name)?;
         let failed = |source| TapError::Program { program: name, source: Box::new(source) };
         let fd = program.fd().map_err(failed)?;
-        tags[hook as usize] = sys::program_tag(fd.as_fd()).map_err(|source| TapError::Call {
-            what: "inspect the programs of",
-            map: "tl_taps",
-            source,
-        })?;
+        let inspected = sys::program_info(fd.as_fd());
+        let failed = |source| TapError::Call { what: "inspect the programs of", map: "tl_taps", source };
+        tags[hook as usize] = inspected.map_err(failed)?.tag;
     }
     Ok(tags)
 }

@@ -7,7 +7,7 @@
 use std::ffi::CString;
 use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -18,16 +18,20 @@ const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_PROG_GET_FD_BY_ID: libc::c_long = 13;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+const BPF_BTF_GET_FD_BY_ID: libc::c_long = 19;
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 const BPF_MAP_LOOKUP_AND_DELETE_BATCH: libc::c_long = 25;
 const BPF_LINK_DETACH: libc::c_long = 34;
 
 const BPF_MAP_TYPE_ARRAY: u32 = 2;
+const BPF_MAP_TYPE_PERCPU_ARRAY: u32 = 6;
 const BPF_MAP_TYPE_ARRAY_OF_MAPS: u32 = 12;
 const BPF_LINK_TYPE_TCX: u32 = 11;
 
 /// Hash buckets are copied whole: what does not fit is asked for again with more room (ENOSPC).
 const BATCH: usize = 4096;
+/// Room for the values of a batch: those of a map that is kept per processor are long.
+const MOST_BYTES: usize = 4 << 20;
 
 fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<i32> {
     // SAFETY: `attr` is a repr(C) prefix of `union bpf_attr` for this command, its size is given, and every pointer
@@ -61,26 +65,39 @@ fn address<T>(memory: &mut [T]) -> u64 {
     memory.as_mut_ptr() as u64
 }
 
-/// Visits every entry of a hash map that nobody writes to, without taking any out.
-pub(crate) fn for_each<K: Pod + Default, V: Pod + Default>(
+/// Visits every entry of a hash map that nobody writes to, and takes it out.
+pub(crate) fn take_each<K: Pod + Default, V: Pod + Default>(
     map: BorrowedFd<'_>,
-    visit: impl FnMut(&K, &V),
+    mut visit: impl FnMut(&K, &V),
 ) -> io::Result<usize> {
-    walk(BPF_MAP_LOOKUP_BATCH, map, visit)
+    walk::<K, V>(BPF_MAP_LOOKUP_AND_DELETE_BATCH, map, [1, 1], |key, value| visit(&key[0], &value[0]))
+}
+
+/// Visits every entry of a map whose types are not ours: keys and values as bytes, of these lengths. Of a map that is
+/// kept per processor a value is that of all of them, one after the other, each padded to eight bytes.
+pub(crate) fn for_each_raw(
+    map: BorrowedFd<'_>,
+    lengths: [usize; 2],
+    visit: impl FnMut(&[u8], &[u8]),
+) -> io::Result<usize> {
+    walk::<u8, u8>(BPF_MAP_LOOKUP_BATCH, map, lengths, visit)
 }
 
 /// Empties a hash map that nobody writes to. Says how many entries there were.
 pub(crate) fn clear<K: Pod + Default, V: Pod + Default>(map: BorrowedFd<'_>) -> io::Result<usize> {
-    walk::<K, V>(BPF_MAP_LOOKUP_AND_DELETE_BATCH, map, |_, _| ())
+    walk::<K, V>(BPF_MAP_LOOKUP_AND_DELETE_BATCH, map, [1, 1], |_, _| ())
 }
 
+/// A key is so many `K`, a value so many `V`.
 fn walk<K: Pod + Default, V: Pod + Default>(
     command: libc::c_long,
     map: BorrowedFd<'_>,
-    mut visit: impl FnMut(&K, &V),
+    [key_len, value_len]: [usize; 2],
+    mut visit: impl FnMut(&[K], &[V]),
 ) -> io::Result<usize> {
-    let mut keys = vec![K::default(); BATCH];
-    let mut values = vec![V::default(); BATCH];
+    let batch = (MOST_BYTES / (value_len * size_of::<V>())).clamp(16, BATCH);
+    let mut keys = vec![K::default(); batch * key_len];
+    let mut values = vec![V::default(); batch * value_len];
     let (mut from, mut to) = ([0_u32; 2], [0_u32; 2]);
     let (mut total, mut started) = (0, false);
     loop {
@@ -89,7 +106,7 @@ fn walk<K: Pod + Default, V: Pod + Default>(
             out_batch: address(&mut to),
             keys: address(&mut keys),
             values: address(&mut values),
-            count: u32::try_from(keys.len()).unwrap_or(u32::MAX),
+            count: u32::try_from(keys.len() / key_len).unwrap_or(u32::MAX),
             map_fd: map.as_raw_fd().unsigned_abs(),
             ..BatchAttr::default()
         };
@@ -98,16 +115,15 @@ fn walk<K: Pod + Default, V: Pod + Default>(
             Ok(_) => false,
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
             Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => {
-                let room = keys.len() * 2;
-                keys.resize(room, K::default());
-                values.resize(room, V::default());
+                keys.resize(keys.len() * 2, K::default());
+                values.resize(values.len() * 2, V::default());
                 continue;
             }
             Err(error) if error.raw_os_error() == Some(libc::EINTR) => continue,
             Err(_) => return answer.map(|_| total),
         };
-        let count = (attr.count as usize).min(keys.len());
-        for (key, value) in keys[..count].iter().zip(&values) {
+        let count = (attr.count as usize).min(keys.len() / key_len);
+        for (key, value) in keys.chunks(key_len).zip(values.chunks(value_len)).take(count) {
             visit(key, value);
         }
         total += count;
@@ -279,49 +295,139 @@ fn pinned(path: &Path) -> io::Result<Option<OwnedFd>> {
 /// What a pinned link is attached to. `None`: nothing is pinned there.
 pub(crate) fn pinned_link(path: &Path) -> io::Result<Option<RawLinkInfo>> {
     let Some(link) = pinned(path)? else { return Ok(None) };
-    let mut info = [RawLinkInfo::default()];
-    let mut attr = InfoAttr {
-        bpf_fd: link.as_raw_fd().unsigned_abs(),
-        info_len: u32::try_from(size_of::<RawLinkInfo>()).unwrap_or(0),
-        info: address(&mut info),
-    };
-    bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
-    if info[0].kind != BPF_LINK_TYPE_TCX {
+    let found: RawLinkInfo = info(link.as_fd())?;
+    if found.kind != BPF_LINK_TYPE_TCX {
         return Err(io::Error::other(format!("{} is no TCX link", path.display())));
     }
-    Ok(Some(info[0]))
+    Ok(Some(found))
 }
 
-/// `struct bpf_prog_info`, as far as the tag.
+/// `struct bpf_prog_info`, as far as the name.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 struct RawProgramInfo {
     kind: u32,
     id: u32,
     tag: [u8; 8],
+    lengths: [u32; 2],
+    instructions: [u64; 2],
+    load_time: u64,
+    created_by_uid: u32,
+    nr_map_ids: u32,
+    map_ids: u64,
+    name: [u8; 16],
 }
 
-/// The tag of a loaded program: a hash of its instructions, equal for equal code whatever maps it uses.
-pub(crate) fn program_tag(program: BorrowedFd<'_>) -> io::Result<[u8; 8]> {
-    let mut info = [RawProgramInfo::default()];
+/// What the kernel says of a loaded program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ProgramInfo {
+    /// A hash of its instructions, equal for equal code whatever maps it uses.
+    pub(crate) tag: [u8; 8],
+    /// The first 15 bytes of its name, and a zero.
+    pub(crate) name: [u8; 16],
+}
+
+fn info<T: Default>(of: BorrowedFd<'_>) -> io::Result<T> {
+    let mut info = [T::default()];
     let mut attr = InfoAttr {
-        bpf_fd: program.as_raw_fd().unsigned_abs(),
-        info_len: u32::try_from(size_of::<RawProgramInfo>()).unwrap_or(0),
+        bpf_fd: of.as_raw_fd().unsigned_abs(),
+        info_len: u32::try_from(size_of::<T>()).unwrap_or(0),
         info: address(&mut info),
     };
     bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
-    Ok(info[0].tag)
+    let [info] = info;
+    Ok(info)
 }
 
-/// The tag of a program by its number. `None`: it is gone.
-pub(crate) fn tag_of(program: u32) -> io::Result<Option<[u8; 8]>> {
-    use std::os::fd::AsFd;
+/// A loaded program's tag and name.
+pub(crate) fn program_info(program: BorrowedFd<'_>) -> io::Result<ProgramInfo> {
+    let RawProgramInfo { tag, name, .. } = info(program)?;
+    Ok(ProgramInfo { tag, name })
+}
+
+/// A program by its number. `None`: it is gone.
+pub(crate) fn program_by_id(program: u32) -> io::Result<Option<ProgramInfo>> {
     let mut attr = IdAttr { id: program, ..IdAttr::default() };
     match bpf(BPF_PROG_GET_FD_BY_ID, &mut attr) {
-        Ok(fd) => program_tag(owned(fd).as_fd()).map(Some),
+        Ok(fd) => program_info(owned(fd).as_fd()).map(Some),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// `struct bpf_map_info`, as far as its types.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub(crate) struct RawMapInfo {
+    pub(crate) kind: u32,
+    id: u32,
+    /// Bytes.
+    pub(crate) key_size: u32,
+    /// Bytes; of a map that is kept per processor, those of one.
+    pub(crate) value_size: u32,
+    /// Most entries.
+    pub(crate) max_entries: u32,
+    map_flags: u32,
+    name: [u8; 16],
+    ifindex: u32,
+    btf_vmlinux_value_type_id: u32,
+    netns: [u64; 2],
+    /// The number of the BTF that describes it; 0 for none.
+    pub(crate) btf: u32,
+    /// The type of its keys there.
+    pub(crate) key_type: u32,
+    /// The type of its values there.
+    pub(crate) value_type: u32,
+    pad: u32,
+    map_extra: u64,
+}
+
+impl RawMapInfo {
+    /// Whether every processor has a value of its own.
+    pub(crate) fn per_processor(&self) -> bool {
+        self.kind == BPF_MAP_TYPE_PERCPU_ARRAY
+    }
+}
+
+/// A pinned map. `None`: nothing is pinned there.
+pub(crate) fn pinned_map(path: &Path) -> io::Result<Option<(OwnedFd, RawMapInfo)>> {
+    let Some(map) = pinned(path)? else { return Ok(None) };
+    let found = info(map.as_fd())?;
+    Ok(Some((map, found)))
+}
+
+/// `struct bpf_btf_info`.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct RawBtfInfo {
+    btf: u64,
+    btf_size: u32,
+    id: u32,
+    name: u64,
+    name_len: u32,
+    kernel_btf: u32,
+}
+
+/// The type information of this number, as bytes.
+pub(crate) fn btf(id: u32) -> io::Result<Vec<u8>> {
+    let mut attr = IdAttr { id, ..IdAttr::default() };
+    let btf = owned(bpf(BPF_BTF_GET_FD_BY_ID, &mut attr)?);
+    let RawBtfInfo { btf_size, .. } = info(btf.as_fd())?;
+    let mut bytes = vec![0_u8; btf_size as usize];
+    let mut asked = [RawBtfInfo { btf: address(&mut bytes), btf_size, ..RawBtfInfo::default() }];
+    let mut attr = InfoAttr {
+        bpf_fd: btf.as_raw_fd().unsigned_abs(),
+        info_len: u32::try_from(size_of::<RawBtfInfo>()).unwrap_or(0),
+        info: address(&mut asked),
+    };
+    bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
+    Ok(bytes)
+}
+
+/// One of our structs from its bytes. `None`: they are of another length.
+pub(crate) fn of_bytes<T: Pod>(bytes: &[u8]) -> Option<T> {
+    // SAFETY: `T` may be read from any bytes, as its `Pod` says, and there are as many as it has.
+    (bytes.len() == size_of::<T>()).then(|| unsafe { std::ptr::read_unaligned(bytes.as_ptr().cast::<T>()) })
 }
 
 /// Takes a pinned link off its interface, now: without this it goes some time after its pin, and until then the

@@ -6,7 +6,7 @@
 
 mod told;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -15,8 +15,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use trunkline_api::FlowsConfig;
 use trunkline_ebpf::{
-    Budget, BudgetError, ClosedEpoch, Conversation, Counters, Direction, Reader, Slot, TapError, TapSet,
-    possible_processors,
+    Budget, BudgetError, ClosedEpoch, Conversation, Counters, Direction, Inherited, Reader, Slot, TapError,
+    TapSet, possible_processors,
 };
 
 use super::allocations::Allocations;
@@ -109,6 +109,8 @@ struct Inner {
     allocations: Mutex<Allocations>,
     losses: Mutex<Losses>,
     exporters: Exporters,
+    /// What taps of another memory budget or version still held when this process took them over.
+    inherited: Mutex<Vec<ClosedEpoch>>,
     started: Instant,
 }
 
@@ -119,8 +121,9 @@ impl FlowService {
         let processors = possible_processors();
         let capacity = Budget { bytes: memory_bytes, taps: max_taps, processors }.capacity()?;
         mount_if_needed(&options.bpffs)?;
-        let set = TapSet::open(&options.bpffs.join("trunkline"), capacity)?;
-        let reader = set.reader()?;
+        let mut set = TapSet::open(&options.bpffs.join("trunkline"), capacity)?;
+        let mut reader = set.reader()?;
+        let inherited = inherited(&mut set, &options.metrics);
         if reader.interrupted() {
             tracing::warn!(
                 "an earlier agent was killed while it read flows: one interval's records are lost"
@@ -146,6 +149,7 @@ impl FlowService {
             state: Mutex::new(State { table, totals: HashMap::new(), as_of: SystemTime::now() }),
             allocations: Mutex::new(Allocations::new(options.objects.clone())),
             losses: Mutex::default(),
+            inherited: Mutex::new(inherited),
             options,
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -166,6 +170,11 @@ impl FlowService {
     /// Keeps everything going until the stop.
     pub async fn run(self, stop: CancellationToken) {
         let inner = &*self.inner;
+        // Before anything is read: flows of an earlier process then have names.
+        if let Err(gone) = inner.reconcile().await {
+            tracing::error!(%gone, "flows are not read");
+            return;
+        }
         inner.read_leftover().await;
         let mut reconcile = tokio::time::interval(RECONCILE);
         let mut drain = tokio::time::interval(inner.options.config.interval);
@@ -200,6 +209,20 @@ impl FlowService {
     pub fn taps(&self) -> Vec<TapDump> {
         self.inner.tap_dumps()
     }
+}
+
+/// Reads what sets of another memory budget or version held; their taps count in this one already.
+fn inherited(set: &mut TapSet, metrics: &Metrics) -> Vec<ClosedEpoch> {
+    let Inherited { epochs, lost, problems } = set.drain_older();
+    for problem in &problems {
+        tracing::warn!(error = %chain(problem), "taps of another memory budget or version");
+    }
+    if !epochs.is_empty() {
+        let flows = epochs.iter().map(|epoch| epoch.flows.len()).sum::<usize>();
+        tracing::info!(flows, "taps of another memory budget or version were taken over with what they held");
+    }
+    (0..lost).for_each(|_| metrics.add_lost_epoch());
+    epochs
 }
 
 impl Inner {
@@ -277,6 +300,8 @@ impl Inner {
 
     /// What an earlier process closed and did not read.
     async fn read_leftover(&self) {
+        let inherited = std::mem::take(&mut *self.inherited.lock().unwrap_or_else(PoisonError::into_inner));
+        inherited.iter().for_each(|epoch| self.take_in(epoch, HashMap::new()));
         match self.reader.run(Reader::drain_leftover).await {
             Ok(Ok(Some(epoch))) => self.take_in(&epoch, HashMap::new()),
             Ok(Ok(None)) => {}
@@ -297,20 +322,17 @@ impl Inner {
 
     /// Reads the running epoch; `false` when the kernel did not let us.
     async fn read(&self) -> Result<bool, OwnerGone> {
-        let slots: Vec<Slot> = {
+        let slots: HashSet<Slot> = {
             let known = self.taps.known();
             known.taps.keys().chain(known.leaving.keys()).copied().collect()
         };
         let started = Instant::now();
         let work = move |reader: &mut Reader| {
-            let epoch = reader.drain()?;
-            let mut totals = HashMap::new();
-            for slot in slots {
-                for direction in Direction::BOTH {
-                    totals.insert((slot, direction), reader.totals(slot, direction)?);
-                }
-            }
-            Ok::<_, TapError>((epoch, totals))
+            let epoch = reader.drain().map_err(|error| (error, reader.interrupted()))?;
+            let totals = reader.all_totals().map_err(|error| (error, false))?;
+            let totals = totals.filter(|(slot, ..)| slots.contains(slot));
+            let totals = totals.map(|(slot, direction, counters)| ((slot, direction), counters));
+            Ok::<_, (TapError, bool)>((epoch, totals.collect()))
         };
         match self.reader.run(work).await? {
             Ok((epoch, totals)) => {
@@ -318,7 +340,10 @@ impl Inner {
                 self.take_in(&epoch, totals);
                 Ok(true)
             }
-            Err(error) => {
+            Err((error, lost)) => {
+                if lost {
+                    self.options.metrics.add_lost_epoch();
+                }
                 tracing::warn!(error = %chain(&error), "flows cannot be read, will try again");
                 Ok(false)
             }
@@ -354,15 +379,16 @@ impl Inner {
             let Some(tap) = self.taps.known().owner(slot) else { continue };
             metrics.set_tap(&tap_labels(&tap, direction), &counters);
         }
+        let mut families = HashMap::<_, Totals>::new();
         for (key, flow) in &epoch.flows {
-            let Some(tap) = self.taps.known().owner(key.slot()) else { continue };
+            *families.entry((key.slot(), family(&key.conversation()))).or_default() += flow.totals;
+        }
+        for ((slot, protocol), totals) in families {
+            let Some(tap) = self.taps.known().owner(slot) else { continue };
             let Some(network) = &tap.network else { continue };
-            let sample = FlowSample {
-                network: network.clone(),
-                vlan: tap.vlan.map_or(0, u16::from),
-                protocol: family(&key.conversation()),
-            };
-            metrics.add_flow(&sample, flow.totals);
+            let sample =
+                FlowSample { network: network.clone(), vlan: tap.vlan.map_or(0, u16::from), protocol };
+            metrics.add_flow(&sample, totals);
         }
     }
 

@@ -120,14 +120,6 @@ impl Taps {
                     tracing::warn!(error = %chain(&error), "a tap cannot be taken off, will try again");
                 }
             }
-            match set.remove_older() {
-                Ok(0) => {}
-                Ok(sets) => tracing::warn!(
-                    sets,
-                    "taps of another memory budget or version are replaced; what they counted last is lost"
-                ),
-                Err(error) => tracing::warn!(error = %chain(&error), "older taps cannot be taken off"),
-            }
             let left: Vec<(Slot, String)> =
                 set.given_up().map(|(slot, name)| (slot, name.to_owned())).collect();
             (fates, left)

@@ -67,7 +67,8 @@ struct front {
 	struct flow_value value;
 };
 
-/* One per slot, direction and parity of the epoch. Never set back: the reader subtracts. */
+/* One per slot, direction and parity of the epoch: slot << 2 | direction << 1 | parity. The reader subtracts what it
+ * took before, and sets them back only when a slot is freed, which no program uses then. */
 struct tap_counters {
 	__u64 skbs;
 	__u64 bytes;

@@ -145,7 +145,7 @@ fn drain_until(reader: &mut Reader, stop: &mpsc::Receiver<()>) -> (u32, Vec<(Slo
     let mut sums: Vec<(Slot, Direction, Counters)> = Vec::new();
     let (mut epochs, mut last) = (0, false);
     loop {
-        let closed = reader.drain().expect("drained");
+        let closed = reader.drain().expect("drained").merged();
         assert_eq!(closed.inexact(), vec![], "epoch {}", closed.epoch);
         epochs += 1;
         for tap in closed.taps {
@@ -257,7 +257,7 @@ fn wire_counts_equal_a_capture_at_the_far_end() {
         drop(running);
         counting.map(|thread| thread.join().expect("no panic there"))
     });
-    let closed = reader.drain().expect("drained");
+    let closed = reader.drain().expect("drained").merged();
     assert_eq!(closed.inexact(), vec![]);
     let seen = |slot, direction| reader.totals(slot, direction).expect("the counters").seen;
     let wire = |totals: Totals| (totals.packets, totals.bytes);

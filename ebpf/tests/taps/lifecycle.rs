@@ -296,37 +296,9 @@ fn a_slot_given_up_stays_taken_in_a_new_process() {
 }
 
 #[test]
-fn taps_of_an_older_set_come_off_once_the_newer_ones_are_on() {
+fn a_set_that_is_destroyed_leaves_nothing() {
     let mut bench = Bench::new();
-    let wanted = bench.tap("a");
-    bench.ensure(&wanted);
-    let mut larger = TapSet::open(&bench.rig.bpffs.root(), capacity(2048)).expect("a second set");
-    let slot = bench.namespace.run(|| larger.ensure(&wanted)).expect("attached beside the old one");
-    assert_eq!(bench.programs("a", TcAttachType::Egress).len(), 2);
-    assert_eq!(larger.remove_older().expect("removed"), 1);
-    assert_eq!(larger.remove_older().expect("nothing left"), 0);
-    bench.await_programs("a", TcAttachType::Egress, 1);
-    let reader = larger.reader().expect("the maps");
-    let before = reader.totals(slot, Direction::Sent).expect("the counters").seen.skbs;
-    bench.send(3);
-    let after = reader.totals(slot, Direction::Sent).expect("the counters").seen.skbs;
-    assert_eq!(after - before, 3, "the new tap counts");
-}
-
-#[test]
-fn another_capacity_is_another_set_beside_the_old_one() {
-    let mut bench = Bench::new();
-    let wanted = bench.tap("a");
-    let slot = bench.ensure(&wanted);
-    let folder = bench.rig.maps();
-    let larger = TapSet::open(&bench.rig.bpffs.root(), capacity(2048)).expect("a second set");
-    assert_eq!(larger.taps().count(), 0, "it has no taps yet");
-    assert_eq!(fs::read_dir(bench.rig.bpffs.root()).expect("our folder").count(), 2);
-    assert!(folder.join("tl_flows_0").exists());
-    bench.send(3);
-    assert_eq!(bench.skbs(slot, Direction::Sent), 3, "the old one counts on until it is drained and removed");
-    larger.destroy().expect("removed");
-    assert_eq!(fs::read_dir(bench.rig.bpffs.root()).expect("our folder").count(), 1);
+    bench.ensure(&bench.tap("a"));
     bench.rig.drain();
     let Rig { set, reader, bpffs } = bench.rig;
     drop(reader);

@@ -6,6 +6,7 @@ mod frames;
 mod generated;
 mod golden;
 mod handshake;
+mod kill;
 mod lifecycle;
 mod namespace;
 mod overlap;
@@ -13,6 +14,7 @@ mod packet;
 mod recovery;
 mod reference;
 mod rig;
+mod upgrade;
 
 use aya::programs::{TestRun as _, TestRunOptions};
 use bpffs::Bpffs;
@@ -46,7 +48,7 @@ fn a_frame_becomes_a_flow_and_the_epoch_adds_up() {
     options.repeat = 7;
     let ran = ingress.test_run(options).expect("a test run");
     assert_eq!(ran.return_value, u32::MAX, "TC_ACT_UNSPEC");
-    let closed = reader.drain().expect("drained");
+    let closed = reader.drain().expect("drained").merged();
     assert_eq!(closed.inexact(), vec![]);
     let [(key, totals)] = closed.flows.as_slice() else { panic!("{closed:?}") };
     assert_eq!(key.slot(), slot);

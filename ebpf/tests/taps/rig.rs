@@ -114,7 +114,7 @@ impl Rig {
     pub(crate) fn drain(&mut self) -> ClosedEpoch {
         let closed = self.reader.drain().expect("drained");
         assert_eq!(closed.inexact(), vec![], "epoch {}", closed.epoch);
-        closed
+        closed.merged()
     }
 
     /// Waits until a tap has counted so many socket buffers since it was attached.
