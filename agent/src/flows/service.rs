@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use trunkline_api::FlowsConfig;
 use trunkline_ebpf::{
     Budget, BudgetError, ClosedEpoch, Conversation, Counters, Direction, Inherited, Reader, Slot, TapError,
-    TapSet, possible_processors,
+    TapSet, Totals, possible_processors,
 };
 
 use super::allocations::Allocations;

@@ -181,7 +181,8 @@ impl Task {
     fn ready(&mut self, datapath_id: u64) {
         self.backoff.reset();
         let epoch = self.publish.borrow().epoch + 1;
-        tracing::info!(epoch, datapath_id = format!("{datapath_id:016x}"), "connected to the bridge");
+        // Not louder: every question about counters is a connection of its own.
+        tracing::debug!(epoch, datapath_id = format!("{datapath_id:016x}"), "connected to the bridge");
         self.publish.send_replace(Connection { epoch, connected: true, datapath_id, reason: None });
     }
 

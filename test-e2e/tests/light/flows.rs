@@ -216,6 +216,45 @@ fn taps_go_on_counting_while_the_agent_is_dead_and_none_is_attached_twice() -> R
 }
 
 #[test]
+fn another_memory_budget_takes_the_taps_over_with_what_they_held() -> Result<()> {
+    SUITE.test(async |cluster| {
+        let one = cluster.run_pod(1, &PodSpec::with_networks("one", "net-a")).await?;
+        let two = cluster.run_pod(2, &PodSpec::with_networks("two", "net-a")).await?;
+        let target = two.addresses(cluster.client(), "eth1").await?.remove(0);
+        let node = cluster.node(1);
+        counters_agree(&one)?;
+        for (budget, orderly) in [("memoryMiB: 32, ", false), ("", true)] {
+            let before = pins(&one)?;
+            if orderly {
+                node.stop_agent();
+            } else {
+                node.kill_agent();
+            }
+            let bulk = transfer(cluster, &one, &two, &target)?;
+            node.reconfigure(|options| {
+                options.more = MORE.replace("intervalSeconds", &format!("{budget}intervalSeconds"));
+            })?;
+            node.start_agent(cluster.plane())?;
+            node.wait_agent_ready().await?;
+            assert_ne!(pins(&one)?, before, "another budget is another set");
+            let sets = fs::read_dir(node.bpffs().join("trunkline"))?.count();
+            assert_eq!(sets, 1, "the one before is gone");
+            let filters = ["--protocol", "tcp", "--address", &target, "--direction", "sent"];
+            wait::until_blocking("what was sent without an agent is in one named flow", SOON, || {
+                let flows = flows(&one, &filters)?;
+                let whole = |flow: &&Value| flow["bytes"].as_u64().is_some_and(|bytes| bytes > bulk);
+                Ok(flows.iter().find(whole).filter(|flow| flow["peer"] == "default/two").map(|_| ()))
+            })?;
+            let metrics = node.agent_http("/metrics")?;
+            for counter in ["tap_gaps_total", "flow_epochs_inexact_total", "flow_epochs_lost_total"] {
+                assert!(metrics.contains(&format!("trunkline_agent_{counter} 0")), "{counter}: {metrics}");
+            }
+        }
+        cluster.delete_pods(vec![one, two]).await
+    })
+}
+
+#[test]
 fn a_tap_that_somebody_takes_off_is_back_within_seconds_and_it_is_said() -> Result<()> {
     SUITE.test(async |cluster| {
         let one = cluster.run_pod(1, &PodSpec::with_networks("one", "net-a")).await?;
