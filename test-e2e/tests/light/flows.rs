@@ -254,6 +254,64 @@ fn another_memory_budget_takes_the_taps_over_with_what_they_held() -> Result<()>
     })
 }
 
+/// What a counter of a pod's only tap says, or 0 where it has none yet.
+fn metric(pod: &RunningPod, name: &str, direction: &str) -> Result<u64> {
+    let text = pod.node.agent_http("/metrics")?;
+    let labels = [format!("pod=\"{}\"", pod.name()), format!("direction=\"{direction}\"")];
+    let of_pod = |line: &&str| {
+        line.starts_with(&format!("trunkline_agent_{name}{{"))
+            && labels.iter().all(|label| line.contains(label.as_str()))
+    };
+    let value = text.lines().find(of_pod).and_then(|line| line.rsplit(' ').next());
+    value.map_or(Ok(0), |value| value.parse().with_context(|| format!("{name} is {value}")))
+}
+
+#[test]
+fn a_switch_that_cannot_keep_up_is_seen_by_what_it_lost() -> Result<()> {
+    const FRAMES: u64 = 20_000;
+    SUITE.test(async |cluster| {
+        let one = cluster.run_pod(1, &PodSpec::with_networks("one", "net-a")).await?;
+        let inject = |count: u64| {
+            let count = count.to_string();
+            let to = ["--to", "02:aa:00:00:00:00", "--spread", "--interval-us", "0"];
+            let what = ["inject", "--interface", "eth1", "--mark", "overload", "--count", &count];
+            one.probe(&[&what[..], &to].concat())
+        };
+        let counted = || {
+            let of = |name| metric(&one, name, "sent");
+            Ok::<_, anyhow::Error>((
+                of("tap_skbs_total")?,
+                of("tap_forwarded_packets_total")?,
+                of("tap_unforwarded_packets")?,
+            ))
+        };
+        inject(50)?;
+        wait::until_blocking("a switch that keeps up loses nothing", SOON, || {
+            let (tapped, forwarded, lost) = counted()?;
+            Ok((tapped >= 50 && forwarded >= 50 && lost == 0).then_some(()))
+        })?;
+        cluster.node(1).ovs().hang_switch(true);
+        let sent = inject(FRAMES);
+        cluster.node(1).ovs().hang_switch(false);
+        sent?;
+        // The switch tells late what it took: what is lost is what does not change any more.
+        let mut before = None;
+        let (tapped, forwarded, lost) = wait::until_blocking("its counters are at rest", SOON, || {
+            let now = counted()?;
+            std::thread::sleep(Duration::from_secs(3));
+            let rests = before.replace(now) == Some(now) && now.0 > FRAMES;
+            Ok((rests && counted()? == now).then_some(now))
+        })?;
+        println!("{tapped} tapped, {forwarded} forwarded, {lost} lost on the way to the switch");
+        assert!(lost > FRAMES / 10, "{lost} of {FRAMES}");
+        assert!(
+            forwarded + lost <= tapped && tapped - forwarded - lost < 50,
+            "the rest was before the first look"
+        );
+        cluster.delete_pods(vec![one]).await
+    })
+}
+
 #[test]
 fn a_tap_that_somebody_takes_off_is_back_within_seconds_and_it_is_said() -> Result<()> {
     SUITE.test(async |cluster| {

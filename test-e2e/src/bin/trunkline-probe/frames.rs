@@ -49,6 +49,9 @@ pub(crate) struct Inject {
     /// Between two frames, microseconds
     #[arg(long, default_value_t = 1000)]
     interval_us: u64,
+    /// Each frame to another destination: the last four bytes count up, so that a switch has to learn each
+    #[arg(long)]
+    spread: bool,
 }
 
 /// Options of `capture`.
@@ -112,9 +115,13 @@ impl Inject {
     pub(crate) fn run(self) -> Result<Sent> {
         let end = on_end()?;
         let mut socket = open(&self.interface, 0)?;
-        let frame = self.frame();
-        let mut sent = 0;
+        let mut frame = self.frame();
+        let mut sent = 0_u64;
         while !end.load(Ordering::Relaxed) && (self.count == 0 || sent < self.count) {
+            if self.spread {
+                let [.., a, b, c, d] = sent.to_be_bytes();
+                frame[2..6].copy_from_slice(&[a, b, c, d]);
+            }
             match socket.write(&frame) {
                 Ok(_) => sent += 1,
                 // The queue is full, or the link is down just now.
