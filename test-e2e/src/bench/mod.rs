@@ -18,6 +18,7 @@ mod report;
 mod stats;
 mod storm;
 mod taps;
+mod throughput;
 
 use std::path::Path;
 use std::time::Instant;
@@ -60,11 +61,12 @@ type Done<'a> = dyn FnMut(Line) -> Result<()> + Send + 'a;
 type Group = fn(&Options, &mut Done<'_>) -> Result<()>;
 
 /// Everything that can be measured: what shares a cluster, and how.
-const GROUPS: [(&[Case], Group); 4] = [
+const GROUPS: [(&[Case], Group); 5] = [
     (&ports::CASES, ports::run),
     (&ipam::CASES, ipam::run),
     (&cni::CASES, cni::run),
     (&taps::CASES, taps::run),
+    (&throughput::CASES, throughput::run),
 ];
 
 /// Measures, writes `target/bench.jsonl` line by line, and prints a table. A line that cannot be measured does not
@@ -139,7 +141,7 @@ mod tests {
             let all = GROUPS.iter().flat_map(|(cases, _)| cases.iter());
             all.filter(|case| options.wants(case)).map(|case| case.bench).collect()
         };
-        assert_eq!(chosen(&only(&[])).len(), 15);
+        assert_eq!(chosen(&only(&[])).len(), 17);
         assert_eq!(chosen(&only(&["cni-add/v4"])), ["cni-add/v4"]);
         assert_eq!(chosen(&only(&["cni-add"])), ["cni-add/none", "cni-add/v4", "cni-add/300"]);
         assert_eq!(chosen(&only(&["ovs-port-add/400", "ipam-allocate/1"])).len(), 2);

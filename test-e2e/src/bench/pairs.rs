@@ -34,6 +34,11 @@ impl Pairs {
         self.taken.len().is_multiple_of(2)
     }
 
+    /// How many there are.
+    pub(super) fn taken(&self) -> usize {
+        self.taken.len()
+    }
+
     /// Takes a pair.
     pub(super) fn push(&mut self, ours: f64, baseline: f64) {
         self.taken.push(Pair { ours, baseline });

@@ -71,7 +71,7 @@ struct Bench {
     peer: Option<Peer>,
 }
 
-fn capacity(flows: u32) -> Capacity {
+pub(super) fn capacity(flows: u32) -> Capacity {
     Budget { bytes: BUDGET, taps: 1024, processors: possible_processors() }.with_flows(flows)
 }
 
@@ -158,7 +158,7 @@ impl Bench {
 }
 
 /// Nanoseconds a packet in the quickest of many runs.
-fn quickest(program: &SchedClassifier, frame: &[u8]) -> Result<f64> {
+pub(super) fn quickest(program: &SchedClassifier, frame: &[u8]) -> Result<f64> {
     let mut best = Duration::MAX;
     for _ in 0..RUNS {
         best = best.min(test(program, frame, PACKETS)?);
@@ -302,13 +302,13 @@ fn map_bytes(root: &Path) -> Result<u64> {
     Ok(sum)
 }
 
-fn ethernet(ethertype: u16) -> Vec<u8> {
+pub(super) fn ethernet(ethertype: u16) -> Vec<u8> {
     let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
     frame.extend(ethertype.to_be_bytes());
     frame
 }
 
-fn ipv4(protocol: u8, source: [u8; 4]) -> Vec<u8> {
+pub(super) fn ipv4(protocol: u8, source: [u8; 4]) -> Vec<u8> {
     let mut header = vec![0x45, 0, 0, 50, 0, 0, 0, 0, 64, protocol, 0, 0];
     header.extend(source);
     header.extend([10, 0, 0, 2]);
@@ -323,7 +323,7 @@ fn tcp4() -> Vec<u8> {
     frame
 }
 
-fn udp6() -> Vec<u8> {
+pub(super) fn udp6() -> Vec<u8> {
     let mut frame = ethernet(0x86dd);
     frame.extend([0x60, 0, 0, 0, 0, 20, 17, 64]);
     frame.extend([0xfd; 16]);
