@@ -5,6 +5,7 @@
 //! outside the timing. Nothing here judges: a missed goal is told, not failed.
 
 mod antrea;
+mod churn;
 mod cni;
 mod inside;
 mod ipam;
@@ -61,12 +62,13 @@ type Done<'a> = dyn FnMut(Line) -> Result<()> + Send + 'a;
 type Group = fn(&Options, &mut Done<'_>) -> Result<()>;
 
 /// Everything that can be measured: what shares a cluster, and how.
-const GROUPS: [(&[Case], Group); 5] = [
+const GROUPS: [(&[Case], Group); 6] = [
     (&ports::CASES, ports::run),
     (&ipam::CASES, ipam::run),
     (&cni::CASES, cni::run),
     (&taps::CASES, taps::run),
     (&throughput::CASES, throughput::run),
+    (&churn::CASES, churn::run),
 ];
 
 /// Measures, writes `target/bench.jsonl` line by line, and prints a table. A line that cannot be measured does not
@@ -141,7 +143,7 @@ mod tests {
             let all = GROUPS.iter().flat_map(|(cases, _)| cases.iter());
             all.filter(|case| options.wants(case)).map(|case| case.bench).collect()
         };
-        assert_eq!(chosen(&only(&[])).len(), 17);
+        assert_eq!(chosen(&only(&[])).len(), 18);
         assert_eq!(chosen(&only(&["cni-add/v4"])), ["cni-add/v4"]);
         assert_eq!(chosen(&only(&["cni-add"])), ["cni-add/none", "cni-add/v4", "cni-add/300"]);
         assert_eq!(chosen(&only(&["ovs-port-add/400", "ipam-allocate/1"])).len(), 2);

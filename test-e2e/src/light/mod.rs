@@ -4,6 +4,7 @@
 //! ones.
 
 pub mod bpffs;
+pub mod churn;
 pub mod controller;
 pub mod http;
 pub mod leaks;

@@ -7,12 +7,14 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use k8s_openapi::api::core::v1::Node;
 use kube::Client;
+use serde_json::Value;
 
 use crate::control_plane::{ControlPlane, SERVER_IP, User};
 use crate::light::bpffs::Bpffs;
@@ -255,6 +257,13 @@ impl LightNode {
         let new = self.config_file().with_extension("new");
         fs::write(&new, text).context("writing the agent's configuration")?;
         fs::rename(&new, self.config_file()).context("putting the agent's configuration in place")
+    }
+
+    /// What `trunkctl` prints of this node, as JSON.
+    pub fn trunkctl(&self, args: &[&str]) -> Result<Vec<Value>> {
+        let mut command = Command::new(paths::binary("trunkctl")?);
+        command.args(args).args(["-o", "json", "--socket"]).arg(self.agent_socket());
+        serde_json::from_str(&process::output(&mut command)?).context("reading trunkctl's list")
     }
 
     /// Starts the agent; see [`Self::wait_agent_ready`].

@@ -2,18 +2,17 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use futures::StreamExt as _;
 use serde_json::{Value, json};
 use trunkline_e2e::fixtures::{ipam, network, pool};
 use trunkline_e2e::light::node::state_dir;
-use trunkline_e2e::light::{LightCluster, LightNode, LightOptions, RunningPod};
+use trunkline_e2e::light::{LightCluster, LightNode, LightOptions, RunningPod, churn};
 use trunkline_e2e::objects::{PodSpec, events_about};
 use trunkline_e2e::suite::Suite;
-use trunkline_e2e::{paths, process, taps, wait};
+use trunkline_e2e::{taps, wait};
 
 static SUITE: Suite = Suite::new("flows", options, setup);
 
@@ -44,24 +43,17 @@ fn setup(cluster: &LightCluster) -> Result<()> {
     cluster.apply(&all.concat())
 }
 
-/// What `trunkctl` prints of one node, as JSON.
-fn trunkctl(node: &LightNode, args: &[&str]) -> Result<Vec<Value>> {
-    let mut command = Command::new(paths::binary("trunkctl")?);
-    command.args(args).args(["-o", "json", "--socket"]).arg(node.agent_socket());
-    serde_json::from_str(&process::output(&mut command)?).context("reading trunkctl's list")
-}
-
 /// The flows of a pod that some filters leave.
 fn flows(pod: &RunningPod, filters: &[&str]) -> Result<Vec<Value>> {
     let name = pod.name();
     let args = [&["flows", "--pod", &name], filters].concat();
-    trunkctl(&pod.node, &args)
+    pod.node.trunkctl(&args)
 }
 
 /// The tap of a pod's only interface.
 fn tap(pod: &RunningPod) -> Result<Value> {
     let named = format!("default/{}", pod.name());
-    let taps = trunkctl(&pod.node, &["get", "taps"])?;
+    let taps = pod.node.trunkctl(&["get", "taps"])?;
     taps.into_iter().find(|tap| tap["pod"] == named).with_context(|| format!("{named} has no tap"))
 }
 
@@ -348,7 +340,7 @@ fn a_deleted_pods_tap_goes_with_its_last_flows() -> Result<()> {
         let folder = pins(&one)?;
         cluster.delete_pod(one).await?;
         wait::until_blocking("the tap's pins are gone", SOON, || Ok((!folder.exists()).then_some(())))?;
-        let taps = trunkctl(cluster.node(1), &["get", "taps"])?;
+        let taps = cluster.node(1).trunkctl(&["get", "taps"])?;
         assert!(taps.iter().all(|tap| tap["pod"].is_null()), "only the uplink is left: {taps:?}");
         assert!(taps.iter().any(|tap| tap["device"] == "up1" && tap["state"] == "attached"), "{taps:?}");
         let metrics = cluster.node(1).agent_http("/metrics")?;
@@ -357,42 +349,19 @@ fn a_deleted_pods_tap_goes_with_its_last_flows() -> Result<()> {
     })
 }
 
-/// Pods of the churn, how many of them come and go at once, and after how many everything is warm.
+/// Pods of the churn, and after how many everything is warm.
 const CHURN: usize = 1000;
-const AT_ONCE: usize = 8;
 const WARM: usize = 100;
-
-/// So many pods come and go.
-async fn churn(cluster: &LightCluster, first: usize, count: usize) -> Result<()> {
-    let all = futures::stream::iter(first..first + count).map(async |number| {
-        let pod = cluster.run_pod(1, &PodSpec::with_networks(&format!("churn-{number}"), "net-a")).await?;
-        cluster.delete_pod(pod).await
-    });
-    all.buffer_unordered(AT_ONCE).collect::<Vec<_>>().await.into_iter().collect()
-}
-
-/// Waits until every pod's tap is gone; returns how many folders of pins there are then.
-fn settled(node: &LightNode) -> Result<usize> {
-    wait::until_blocking("the taps of gone pods are gone", SOON * 2, || {
-        let taps = trunkctl(node, &["get", "taps"])?;
-        ensure!(taps.iter().all(|tap| tap["pod"].is_null()), "{} taps", taps.len());
-        let sets = fs::read_dir(node.bpffs().join("trunkline"))?;
-        let pins = sets.filter_map(|set| fs::read_dir(set.ok()?.path().join("taps")).ok()).flatten().count();
-        // Folders stay until their last flows have been read.
-        ensure!(pins <= 1, "{pins} folders of pins");
-        Ok(Some(pins))
-    })
-}
 
 #[test]
 fn a_thousand_pods_come_and_go_and_the_agent_takes_up_no_more_than_before() -> Result<()> {
     SUITE.test(async |cluster| {
         let node = cluster.node(1).clone();
-        churn(cluster, 0, WARM).await?;
-        settled(&node)?;
+        churn::pods(cluster, "net-a", 0, WARM).await?;
+        churn::settled(&node)?;
         let before = node.agent_usage()?;
-        churn(cluster, WARM, CHURN).await?;
-        settled(&node)?;
+        churn::pods(cluster, "net-a", WARM, CHURN).await?;
+        churn::settled(&node)?;
         // Connections to the API server come and go by themselves.
         let after = wait::until_blocking("what the agent takes up is flat", SOON, || {
             let after = node.agent_usage()?;
