@@ -100,8 +100,6 @@ async fn put(objects: &ObjectCache, object: &DeserializeGuard<IPAllocation>, nam
 
 fn claim(allocation: &IPAllocation, vlan: Option<VlanId>) -> Claim {
     let owner = &allocation.spec.owner;
-    let created = allocation.metadata.creation_timestamp.as_ref();
-    let seconds = created.and_then(|time| u64::try_from(time.0.as_second()).ok()).unwrap_or_default();
     Claim {
         vlan,
         address: allocation.spec.address,
@@ -112,7 +110,6 @@ fn claim(allocation: &IPAllocation, vlan: Option<VlanId>) -> Claim {
             uid: owner.pod_uid.clone(),
             interface: owner.interface.clone(),
         }),
-        from: SystemTime::UNIX_EPOCH + Duration::from_secs(seconds),
     }
 }
 

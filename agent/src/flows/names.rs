@@ -27,8 +27,6 @@ pub struct Claim {
     pub network: String,
     /// Who has it.
     pub owner: Arc<Endpoint>,
-    /// Since when.
-    pub from: SystemTime,
 }
 
 #[derive(Clone, Debug)]
@@ -173,7 +171,6 @@ mod tests {
             address: [10, 0, 0, 5].into(),
             network: network.to_owned(),
             owner: endpoint(name),
-            from: SystemTime::UNIX_EPOCH,
         }
     }
 

@@ -286,6 +286,7 @@ impl Inner {
         allocations.follow(rows.iter().flat_map(|row| row.pools.iter().map(String::as_str)));
         let mut names = allocations.names();
         names.forget(SystemTime::now());
+        self.options.metrics.set_names(names.len());
         let ports = rows.iter().filter_map(|row| {
             let owner = Endpoint {
                 namespace: row.pod_namespace.clone(),

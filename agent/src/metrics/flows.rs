@@ -68,6 +68,7 @@ pub(super) struct FlowMetrics {
     lost: Family<TapLabels, Gauge>,
     flow_packets: Family<FlowSample, Counter>,
     flow_bytes: Family<FlowSample, Counter>,
+    names: Gauge,
     desired: Gauge,
     attached: Gauge,
     gaps: Counter,
@@ -149,6 +150,7 @@ impl FlowMetrics {
             "What the tap saw the pod send minus what the switch forwarded: lost between the two, or dropped",
             self.lost.clone(),
         );
+        r.register("flow_names", "Addresses whose pods are known, to name peers by", self.names.clone());
         r.register("taps_desired", "Interfaces that should have a tap", self.desired.clone());
         r.register("taps_attached", "Interfaces that have one", self.attached.clone());
         r.register("tap_gaps", "Times that somebody else took a tap off", self.gaps.clone());
@@ -200,6 +202,11 @@ impl Metrics {
     pub fn add_flow(&self, sample: &FlowSample, totals: Totals) {
         self.flows.flow_packets.get_or_create(sample).inc_by(totals.packets);
         self.flows.flow_bytes.get_or_create(sample).inc_by(totals.bytes);
+    }
+
+    /// Addresses that name peers.
+    pub fn set_names(&self, names: usize) {
+        self.flows.names.set(gauge(names));
     }
 
     /// Taps that should be, and that are.

@@ -9,6 +9,7 @@ mod churn;
 mod cni;
 mod inside;
 mod ipam;
+mod names;
 mod node;
 mod pairs;
 mod plugin;
@@ -62,12 +63,13 @@ type Done<'a> = dyn FnMut(Line) -> Result<()> + Send + 'a;
 type Group = fn(&Options, &mut Done<'_>) -> Result<()>;
 
 /// Everything that can be measured: what shares a cluster, and how.
-const GROUPS: [(&[Case], Group); 6] = [
+const GROUPS: [(&[Case], Group); 7] = [
     (&ports::CASES, ports::run),
     (&ipam::CASES, ipam::run),
     (&cni::CASES, cni::run),
     (&taps::CASES, taps::run),
     (&throughput::CASES, throughput::run),
+    (&names::CASES, names::run),
     (&churn::CASES, churn::run),
 ];
 
@@ -143,7 +145,7 @@ mod tests {
             let all = GROUPS.iter().flat_map(|(cases, _)| cases.iter());
             all.filter(|case| options.wants(case)).map(|case| case.bench).collect()
         };
-        assert_eq!(chosen(&only(&[])).len(), 18);
+        assert_eq!(chosen(&only(&[])).len(), 19);
         assert_eq!(chosen(&only(&["cni-add/v4"])), ["cni-add/v4"]);
         assert_eq!(chosen(&only(&["cni-add"])), ["cni-add/none", "cni-add/v4", "cni-add/300"]);
         assert_eq!(chosen(&only(&["ovs-port-add/400", "ipam-allocate/1"])).len(), 2);
