@@ -14,8 +14,8 @@ pub enum TapError {
         /// The folder.
         path: PathBuf,
     },
-    /// The kernel has no TCX links.
-    #[error("taps need a kernel of 6.6 or newer")]
+    /// The kernel lacks what the programs and their reader call.
+    #[error("taps need a kernel of 5.13 or newer")]
     TooOld,
     /// A folder or pin could not be made, read or removed.
     #[error("cannot {what} {}", path.display())]
@@ -47,6 +47,33 @@ pub enum TapError {
         interface: String,
         /// Why.
         source: Box<aya::programs::ProgramError>,
+    },
+    /// The kernel refused to show or change an interface's filters.
+    #[error("cannot {what} of interface {ifindex}")]
+    Filters {
+        /// What was tried: a verb and its object.
+        what: &'static str,
+        /// The interface's index in the namespace of the calling thread.
+        ifindex: u32,
+        /// Why.
+        source: io::Error,
+    },
+    /// An interface has the queueing discipline that Open vSwitch polices with, which leaves no room for clsact.
+    #[error(
+        "the interface {interface} has an ingress qdisc, beside which this kernel takes no tap: it is what Open vSwitch \
+         makes for ingress_policing_rate, so take that off the interface"
+    )]
+    Policed {
+        /// The interface.
+        interface: String,
+    },
+    /// Somebody else has filters where ours belongs.
+    #[error("the interface {interface} has another's filter at priority {priority}, where the tap's belongs")]
+    Occupied {
+        /// The interface.
+        interface: String,
+        /// The priority.
+        priority: u16,
     },
     /// A map is not as it should be.
     #[error("the map {map} cannot be used")]

@@ -13,6 +13,7 @@
 mod attach;
 mod btf;
 mod budget;
+mod clsact;
 mod error;
 mod flow;
 mod layout;
@@ -21,8 +22,9 @@ mod reader;
 mod registry;
 mod set;
 mod sys;
+mod tc;
 
-pub use attach::{Hook, LinkState, TapLinks};
+pub use attach::{Hook, LinkState, TapLinks, Way};
 pub use budget::{Budget, BudgetError, Capacity};
 pub use error::TapError;
 pub use flow::{

@@ -18,13 +18,6 @@ pub(crate) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_
 /// Any change of what maps hold changes this text, and with it the folder of the pins.
 static LAYOUT: &str = include_str!("bpf/layout.h");
 
-/// Whether the running kernel has TCX links (6.6): several programs share an interface in order, and a link can be
-/// pinned. What cannot be asked is taken to have them; attaching then says what is wrong.
-pub(crate) fn has_tcx() -> bool {
-    aya::util::KernelVersion::current()
-        .map_or(true, |running| running >= aya::util::KernelVersion::new(6, 6, 0))
-}
-
 /// A copy of the programs in the kernel.
 pub struct Programs {
     ebpf: Ebpf,

@@ -17,12 +17,13 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
-use crate::attach::{Hook, LinkState, TapLinks, pin_error};
+use crate::attach::{Hook, LinkState, TapLinks, Way, pin_error};
 use crate::budget::Capacity;
+use crate::clsact;
 use crate::error::TapError;
 use crate::flow::Slot;
 use crate::layout::{RawTap, TAP_HOST_SIDE, TAP_NO_ETHERNET};
-use crate::object::{Programs, has_tcx, set_name};
+use crate::object::{Programs, set_name};
 use crate::reader::Reader;
 use crate::registry::Registry;
 use crate::sys;
@@ -62,6 +63,7 @@ impl Tap {
 /// All taps of a node.
 pub struct TapSet {
     folder: PathBuf,
+    way: Way,
     capacity: Capacity,
     programs: Programs,
     tags: [[u8; 8]; 3],
@@ -77,9 +79,11 @@ impl TapSet {
     /// finds its taps. Taps of sets of another layout or capacity count here from now on; what they counted before is
     /// for [`Self::drain_older`]. `root` is a folder of ours on a bpffs; it is made when it is missing.
     pub fn open(root: &Path, capacity: Capacity) -> Result<Self, TapError> {
-        if !has_tcx() {
-            return Err(TapError::TooOld);
-        }
+        Self::open_with(root, capacity, Way::of_kernel()?)
+    }
+
+    /// As [`Self::open`], by a way that the caller chose. One root has one way.
+    pub fn open_with(root: &Path, capacity: Capacity, way: Way) -> Result<Self, TapError> {
         let folder = root.join(set_name(&capacity));
         for part in ["maps", "taps"] {
             let path = folder.join(part);
@@ -94,6 +98,7 @@ impl TapSet {
         let registry = Registry::open(&folder.join("maps"))?;
         let mut set = Self {
             folder,
+            way,
             capacity,
             programs,
             tags,
@@ -114,7 +119,7 @@ impl TapSet {
         for entry in entries {
             let found = entry.map_err(pin_error("read", &path))?.path();
             let empty = fs::read_dir(&found).map_err(pin_error("read", &found))?.next().is_none();
-            let Some(links) = TapLinks::of_folder(found) else { continue };
+            let Some(links) = TapLinks::of_folder(found, self.way) else { continue };
             let list = if empty { &mut self.given_up } else { &mut self.taps };
             list.insert(links.slot, links);
         }
@@ -136,7 +141,13 @@ impl TapSet {
         self.taps.values().map(|links| (links.slot, links.name.as_str()))
     }
 
-    /// Whether a tap's links are all on this interface and run these programs.
+    /// How programs hang on interfaces here.
+    pub fn way(&self) -> Way {
+        self.way
+    }
+
+    /// Whether a tap's links are all on this interface and run these programs. By clsact, only a thread in the
+    /// interface's namespace can say.
     pub fn state(&self, slot: Slot, wanted: &Tap) -> Result<LinkState, TapError> {
         let Some(links) = self.taps.get(&slot) else { return Ok(LinkState::Gone) };
         let mut worst = LinkState::Attached { ifindex: wanted.ifindex };
@@ -184,20 +195,33 @@ impl TapSet {
         enter: impl FnOnce(Box<dyn FnOnce() -> Result<(), TapError> + Send>) -> T,
     ) -> Result<(Slot, Option<T>), TapError> {
         let links = self.links_of(&tap.name)?;
-        let mut missing = Vec::new();
-        for hook in tap.hooks() {
-            match links.state(hook, self.tag(hook))? {
-                LinkState::Attached { ifindex } if ifindex == tap.ifindex => {}
-                _ => missing.push(hook),
+        let (slot, own) = (links.slot, Some((links.slot, tap.flags())));
+        let hooks = tap.hooks().map(|hook| (hook, self.tag(hook)));
+        let (interface, ifindex) = (tap.interface.clone(), tap.ifindex);
+        let missing = move |links: &TapLinks| {
+            let mut missing = Vec::new();
+            for (hook, tag) in hooks {
+                match links.state(hook, tag)? {
+                    LinkState::Attached { ifindex: at } if at == ifindex => {}
+                    _ => missing.push(hook),
+                }
             }
+            Ok::<_, TapError>(missing)
+        };
+        // A filter is seen in its namespace only.
+        if self.way == Way::Tcx && missing(&links)?.is_empty() {
+            return Ok((slot, None));
         }
-        if missing.is_empty() {
-            return Ok((links.slot, None));
-        }
-        self.registry.put_inside(links.slot, tap.flags())?;
-        let mut programs = self.copy_for(links.slot, tap.flags())?;
-        let (slot, interface) = (links.slot, tap.interface.clone());
-        let job = move || missing.iter().try_for_each(|hook| links.attach(&mut programs, *hook, &interface));
+        self.registry.put_inside(slot, tap.flags())?;
+        let (maps, capacity) = (self.folder.join("maps"), self.capacity);
+        let job = move || {
+            let missing = missing(&links)?;
+            if missing.is_empty() {
+                return Ok(());
+            }
+            let mut programs = Programs::load(&maps, &capacity, own)?;
+            missing.into_iter().try_for_each(|hook| links.attach(&mut programs, hook, &interface))
+        };
         Ok((slot, Some(enter(Box::new(job)))))
     }
 
@@ -217,13 +241,13 @@ impl TapSet {
         };
         let free = (0..self.capacity.taps).find(|slot| !taken(slot));
         let slot = Slot(free.ok_or(TapError::NoSlot { taps: self.capacity.taps })?);
-        let links = TapLinks::at(&self.folder.join("taps"), slot, name);
+        let links = TapLinks::at(&self.folder.join("taps"), self.way, slot, name);
         links.create_folder()?;
         self.taps.insert(slot, links.clone());
         Ok(links)
     }
 
-    /// Takes a tap off. What it counted stays until [`Self::forget`]; its slot is not given to another before.
+    /// Takes a tap off; by clsact, on a thread in its interface's namespace. What it counted stays until [`Self::forget`]; its slot is not given to another before.
     pub fn give_up(&mut self, slot: Slot) -> Result<(), TapError> {
         let Some(links) = self.taps.get(&slot).cloned() else { return Ok(()) };
         for hook in Hook::of_tap(false) {
@@ -275,14 +299,23 @@ impl TapSet {
 
 /// Removes everything of ours below `root`, of whatever version: every link, so every tap, and every map. `Ok(false)`
 /// when there was nothing.
+///
+/// Filters of clsact are found in the namespace of the calling thread, also those whose set was lost with its bpffs.
 pub fn remove_all(root: &Path) -> Result<bool, TapError> {
-    let there = root.exists();
+    let mut there = root.exists();
+    if there {
+        for entry in fs::read_dir(root).map_err(pin_error("read", root))? {
+            clsact::detach_all(&entry.map_err(pin_error("read", root))?.path())?;
+        }
+    }
+    there |= clsact::sweep()?;
     remove_set(root)?;
     Ok(there)
 }
 
 /// Removes a set's folder with whatever is pinned in it.
 pub(crate) fn remove_set(folder: &Path) -> Result<(), TapError> {
+    clsact::detach_all(folder)?;
     match fs::remove_dir_all(folder) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(pin_error("remove", folder)(error)),
         _ => Ok(()),

@@ -78,7 +78,7 @@ impl TapSet {
         let path = folder.join("taps");
         for entry in fs::read_dir(&path).map_err(pin_error("read", &path))? {
             let found = entry.map_err(pin_error("read", &path))?.path();
-            let Some(theirs) = TapLinks::of_folder(found) else { continue };
+            let Some(theirs) = TapLinks::of_folder(found, self.way) else { continue };
             let ours = self.twin_of(&theirs)?;
             slots.insert(theirs.slot.0, ours.slot);
             self.taps.remove(&ours.slot);
@@ -120,29 +120,24 @@ impl TapSet {
         let mut copy: Option<Programs> = None;
         let mut any = ours.has_pins()?;
         for hook in Hook::of_tap(false) {
-            let pin = theirs.path(hook);
-            let failed = pin_error("read", &pin);
-            let Some(link) = sys::pinned_link(&pin).map_err(&failed)? else { continue };
-            let known = flags.get(&theirs.slot.0).filter(|_| link.ifindex != 0);
+            let Some(held) = theirs.held(hook)? else { continue };
+            let known = flags.get(&theirs.slot.0).filter(|_| held.ifindex != 0);
             let Some((flags, inside)) = known.copied() else {
                 theirs.detach(hook)?;
                 continue;
             };
-            let program = sys::program_by_id(link.program).map_err(failed)?;
-            let guarded = program.is_some_and(|program| program.name.starts_with(b"tap_ingress_g"));
-            let hook = if guarded { Hook::Guarded } else { hook };
+            let hook = if held.guarded { Hook::Guarded } else { hook };
             if inside {
                 self.registry.put_inside(ours.slot, flags)?;
                 let copy = match &mut copy {
                     Some(copy) => copy,
                     None => copy.insert(self.copy_for(ours.slot, flags)?),
                 };
-                theirs.replace_program(copy, hook)?;
+                theirs.hand_over(ours, copy, hook)?;
             } else {
-                self.registry.put(link.ifindex, RawTap { slot: ours.slot.0, flags })?;
-                theirs.replace_program(&mut self.programs, hook)?;
+                self.registry.put(held.ifindex, RawTap { slot: ours.slot.0, flags })?;
+                theirs.hand_over(ours, &mut self.programs, hook)?;
             }
-            fs::rename(&pin, ours.path(hook)).map_err(pin_error("move", &pin))?;
             any = true;
         }
         Ok(any)

@@ -17,8 +17,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use aya::programs::TcAttachType;
-use aya::programs::links::LinkOrder;
-use aya::programs::tc::TcAttachOptions;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 use trunkline_ebpf::{Counters, Direction, Reader, Slot, Tap, TapSet, Totals};
@@ -27,6 +25,7 @@ use crate::frames::{Ipv4, ethertype, protocol, tagged, udp};
 use crate::namespace::{LinkStats, Namespace};
 use crate::packet::{PacketSocket, disable_offloads};
 use crate::rig::{Rig, Stop, program, set_next, tap, wrapper};
+use crate::way::{Order, hang};
 
 const POD: &str = "10.9.0.2";
 const NODE: &str = "10.9.0.1";
@@ -332,9 +331,7 @@ fn tagged_bytes(tags: &[(u16, u16)], accelerated: Option<(u16, u16)>, frames: u6
     if let Some(ebpf) = &mut tagger {
         let nothing = program(ebpf, "nothing").fd().expect("loaded").try_clone().expect("a descriptor");
         set_next(ebpf, &nothing);
-        let push = program(ebpf, "push_tag");
-        let options = TcAttachOptions::TcxOrder(LinkOrder::first());
-        namespace.run(|| push.attach_with_options("a", TcAttachType::Egress, options)).expect("attached");
+        hang(&namespace, ebpf, "push_tag", "a", TcAttachType::Egress, Order::First);
     }
     let packet = Ipv4::of(protocol::UDP).packet(&udp(1, 2, &[0x5a; 300]));
     let frame = tagged(tags, ethertype::IPV4, &packet);

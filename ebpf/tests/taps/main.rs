@@ -1,6 +1,7 @@
 //! The taps in the running kernel: what they count, how they hang on interfaces, what survives whom.
 
 mod bpffs;
+mod clsact;
 mod exactness;
 mod frames;
 mod generated;
@@ -15,10 +16,11 @@ mod recovery;
 mod reference;
 mod rig;
 mod upgrade;
+mod way;
 
 use aya::programs::{TestRun as _, TestRunOptions};
 use bpffs::Bpffs;
-use trunkline_ebpf::{Budget, Conversation, Direction, Tap, TapSet};
+use trunkline_ebpf::{Budget, Conversation, Direction, Tap};
 
 fn tap() -> Tap {
     Tap {
@@ -35,7 +37,7 @@ fn tap() -> Tap {
 fn a_frame_becomes_a_flow_and_the_epoch_adds_up() {
     let bpffs = Bpffs::new();
     let capacity = Budget { bytes: 8 << 20, taps: 16, processors: 2 }.capacity().expect("8 MiB");
-    let mut set = TapSet::open(&bpffs.root(), capacity).expect("the programs load");
+    let mut set = way::open(&bpffs.root(), capacity);
     let slot = set.register(&tap()).expect("a slot");
     let mut reader = set.reader().expect("the maps");
     let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0];

@@ -4,12 +4,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use aya::maps::{Array, HashMap, Map, MapData};
-use trunkline_ebpf::{ClosedEpoch, Direction, Slot, TapSet};
+use trunkline_ebpf::{ClosedEpoch, Direction, Slot};
 
 use crate::frames::{Ipv4, ethernet, ethertype, protocol, udp};
 use crate::namespace::Namespace;
 use crate::packet::PacketSocket;
 use crate::rig::{Rig, Stop, capacity, tap};
+use crate::way::open;
 
 /// A rig whose tap counts on while nobody reads.
 struct Bench {
@@ -52,7 +53,7 @@ impl Bench {
         // The tap counts on: its links are the kernel's.
         socket.send(&ethernet(0x88b5, &[]));
         assert!(namespace.stats("a").tx_packets > 0, "the link carries it");
-        let set = TapSet::open(&bpffs.root(), capacity(1024)).expect("opened again");
+        let set = open(&bpffs.root(), capacity(1024));
         let reader = set.reader().expect("the maps");
         Self { rig: Rig { set, reader, bpffs }, slot, socket, namespace }
     }

@@ -15,6 +15,7 @@ use trunkline_ebpf::{Budget, Capacity, ClosedEpoch, Direction, Reader, Slot, Tap
 use crate::bpffs::Bpffs;
 use crate::namespace::Namespace;
 use crate::packet::{self, PacketSocket, VnetHeader};
+use crate::way::open;
 
 static WRAPPER: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/wrapper.o"));
 
@@ -83,7 +84,7 @@ pub(crate) struct Rig {
 impl Rig {
     pub(crate) fn new(flows: u32) -> Self {
         let bpffs = Bpffs::new();
-        let set = TapSet::open(&bpffs.root(), capacity(flows)).expect("the programs load");
+        let set = open(&bpffs.root(), capacity(flows));
         let reader = set.reader().expect("the maps");
         Self { set, reader, bpffs }
     }
