@@ -239,10 +239,10 @@ impl TapLinks {
         Ok(())
     }
 
-    /// What an older set's hook holds. `None`: nothing is pinned.
-    pub(crate) fn held(&self, hook: Hook) -> Result<Option<Held>, TapError> {
+    /// What this older tap's hook holds, which is to be `ours`. `None`: nothing is pinned.
+    pub(crate) fn held(&self, ours: &Self, hook: Hook) -> Result<Option<Held>, TapError> {
         if self.way == Way::Clsact {
-            return clsact::held(self, hook);
+            return clsact::held(self, ours, hook);
         }
         let path = self.path(hook);
         let failed = pin_error("read", &path);

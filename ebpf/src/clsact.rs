@@ -149,11 +149,11 @@ fn put(
 }
 
 /// What an older set's tap has there, as the kernel shows it. `None`: it has no record.
-pub(crate) fn held(links: &TapLinks, hook: Hook) -> Result<Option<Held>, TapError> {
-    let Some(ifindex) = recorded(links, hook.pin())? else { return Ok(None) };
-    // Whoever died while it was taken over may have given it the newer set's name.
+pub(crate) fn held(theirs: &TapLinks, ours: &TapLinks, hook: Hook) -> Result<Option<Held>, TapError> {
+    let Some(ifindex) = recorded(theirs, hook.pin())? else { return Ok(None) };
     let filters = filters(ifindex, side(hook))?;
-    let found = filters.iter().find(|filter| is_ours(filter));
+    // Whoever died while it was taken over may have given it our name.
+    let found = filters.iter().find(|filter| [theirs, ours].iter().any(|links| is_of(links, hook, filter)));
     let guarded = found.is_some_and(|filter| hook != Hook::Egress && filter.priority == LAST);
     Ok(Some(Held { ifindex: found.map_or(0, |_| ifindex), guarded }))
 }

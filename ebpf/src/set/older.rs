@@ -120,7 +120,7 @@ impl TapSet {
         let mut copy: Option<Programs> = None;
         let mut any = ours.has_pins()?;
         for hook in Hook::of_tap(false) {
-            let Some(held) = theirs.held(hook)? else { continue };
+            let Some(held) = theirs.held(ours, hook)? else { continue };
             let known = flags.get(&theirs.slot.0).filter(|_| held.ifindex != 0);
             let Some((flags, inside)) = known.copied() else {
                 theirs.detach(hook)?;

@@ -429,6 +429,47 @@ fn a_filter_whose_set_was_lost_serves_the_next_one() {
 }
 
 #[test]
+fn a_larger_set_takes_filters_and_clsact_over_under_traffic() {
+    let mut bench = Bench::new();
+    let wanted = bench.tap("a");
+    let slot = bench.ensure(&wanted);
+    let socket = bench.namespace.run(|| PacketSocket::sender("a", false));
+    let stop = AtomicBool::new(false);
+    let (mut larger, sent) = thread::scope(|scope| {
+        let running = Stop(&stop);
+        let traffic = scope.spawn(|| {
+            let mut sent = 0_u64;
+            while !stop.load(Ordering::Relaxed) {
+                socket.send(&frame());
+                sent += 1;
+            }
+            sent
+        });
+        bench.rig.await_skbs(slot, Direction::Sent, 100);
+        let open = || TapSet::open_with(&bench.rig.bpffs.root(), capacity(2048), Way::Clsact);
+        let larger = bench.namespace.run(open).expect("the programs load");
+        let reader = larger.reader().expect("the maps");
+        while reader.totals(Slot(0), Direction::Sent).expect("the counters").seen.skbs < 100 {
+            thread::yield_now();
+        }
+        drop(running);
+        (larger, traffic.join().expect("no panic there"))
+    });
+    let (slot, _) = larger.taps().next().expect("taken over");
+    let state = bench.namespace.run(|| larger.state(slot, &wanted)).expect("readable");
+    assert_eq!(state, attached(&wanted));
+    let inherited = larger.drain_older();
+    assert!(inherited.lost == 0 && inherited.problems.is_empty(), "{inherited:?}");
+    let own = larger.reader().expect("the maps").drain().expect("drained");
+    let skbs = |taps: &[trunkline_ebpf::TapTotals]| taps.iter().map(|tap| tap.epoch.seen.skbs).sum::<u64>();
+    let before: u64 = inherited.epochs.iter().map(|epoch| skbs(&epoch.taps)).sum();
+    let after = skbs(&own.taps);
+    assert!(before >= 100 && after >= 100 && before + after == sent, "{before} and {after} of {sent}");
+    bench.namespace.run(|| larger.give_up(slot)).expect("off");
+    assert_eq!(qdisc(&bench.namespace, "a"), None, "that we made it is known to the larger set");
+}
+
+#[test]
 fn a_tap_inside_a_namespace_is_seen_and_taken_off_there() {
     let mut bench = Bench::new();
     let pod = Namespace::new();

@@ -1,7 +1,7 @@
 //! A process that is killed as it asks the kernel for its n-th change.
 //!
-//! Owns ptrace(2). Counted are the calls that change what outlives a process here: pins, folders, entries of maps, and
-//! what a link runs.
+//! Owns ptrace(2). Counted are the calls that change what outlives a process here: pins, folders, entries of maps, what
+//! a link runs; and whatever netlink is asked.
 #![expect(unsafe_code, reason = "fork and ptrace have no safe wrapper")]
 
 use std::io;
@@ -85,14 +85,15 @@ fn about_to_change(child: Pid) -> bool {
     assert!(got > 0, "{}", io::Error::last_os_error());
     let number = libc::c_long::try_from(info.number).unwrap_or(-1);
     let files = [libc::SYS_renameat2, libc::SYS_renameat, libc::SYS_mkdirat, libc::SYS_unlinkat];
-    let files = files.contains(&number) || legacy().contains(&number);
+    let filters = [libc::SYS_symlinkat, libc::SYS_sendto].contains(&number);
+    let files = filters || files.contains(&number) || legacy().contains(&number);
     info.op == ENTRY && (files || number == libc::SYS_bpf && CHANGES.contains(&info.arguments[0]))
 }
 
 /// What newer architectures have under other names alone.
 fn legacy() -> Vec<libc::c_long> {
     #[cfg(target_arch = "x86_64")]
-    return vec![libc::SYS_rename, libc::SYS_mkdir, libc::SYS_rmdir, libc::SYS_unlink];
+    return vec![libc::SYS_rename, libc::SYS_mkdir, libc::SYS_rmdir, libc::SYS_unlink, libc::SYS_symlink];
     #[cfg(not(target_arch = "x86_64"))]
     return Vec::new();
 }
