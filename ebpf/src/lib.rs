@@ -7,6 +7,8 @@
 //!            TapSet: maps and links, pinned      Reader: flip, wait, read, clear ─► ClosedEpoch
 //! ```
 //!
+//! Programs hang on interfaces by TCX links, or before kernel 6.6 by filters of clsact ([`Way`]).
+//!
 //! A *slot* is what the programs know a tap by; who a slot belongs to is the caller's knowledge. Knows interfaces,
 //! namespaces and bpffs. Must never know Kubernetes, pods or bridges, and never enters a namespace by itself.
 
