@@ -110,6 +110,14 @@ const KERNEL_6_1: Recipe = Recipe {
     proof: "lib/modules",
 };
 
+/// Prometheus; it is written in Go and loads nothing but the machine's C library.
+const PROMETHEUS: Recipe = Recipe {
+    name: "prometheus-root",
+    from: From::Machine,
+    packages: &["prometheus"],
+    proof: "usr/bin/prometheus",
+};
+
 /// What runs in a guest beside our own programs.
 const GUEST: Recipe = Recipe {
     name: "guest-root-trixie",
@@ -265,6 +273,11 @@ pub fn ovs() -> Result<Tree> {
 /// nfdump, pmacct and tshark from Debian.
 pub fn collectors() -> Result<Tree> {
     COLLECTORS.tree()
+}
+
+/// Prometheus 2.42 from Debian.
+pub fn prometheus() -> Result<Tree> {
+    PROMETHEUS.tree()
 }
 
 /// containerd 1.6 and runc from Debian.

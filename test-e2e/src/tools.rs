@@ -43,6 +43,8 @@ pub enum Tool {
     CniLoopback,
     /// The flow collector `goflow2`
     Goflow2,
+    /// An OpenTelemetry Collector with an OTLP receiver and a debug exporter
+    Otelcol,
 }
 
 /// What a control plane without nodes needs.
@@ -60,7 +62,7 @@ pub const CLUSTER: &[Tool] = &[
 ];
 
 /// What receives flow exports beside Debian's collectors.
-pub const FLOWS: &[Tool] = &[Tool::Goflow2];
+pub const FLOWS: &[Tool] = &[Tool::Goflow2, Tool::Otelcol];
 
 /// One folder of `tools/`: a Go module whose `go.mod` pins the version.
 struct Set {
@@ -88,6 +90,8 @@ const CNI: Set =
     Set { name: "cni-plugins", module: "github.com/containernetworking/plugins", tags: "", ldflags: "" };
 const GOFLOW2: Set =
     Set { name: "goflow2", module: "github.com/netsampler/goflow2/v2", tags: "", ldflags: "" };
+const OTELCOL: Set =
+    Set { name: "otelcol", module: "go.opentelemetry.io/collector/otelcol", tags: "", ldflags: "" };
 
 impl Tool {
     /// The file's name.
@@ -113,6 +117,7 @@ impl Tool {
             Self::CniHostLocal => (CNI, "github.com/containernetworking/plugins/plugins/ipam/host-local"),
             Self::CniLoopback => (CNI, "github.com/containernetworking/plugins/plugins/main/loopback"),
             Self::Goflow2 => (GOFLOW2, "github.com/netsampler/goflow2/v2/cmd/goflow2"),
+            Self::Otelcol => (OTELCOL, "trunkline.io/test-e2e/tools/otelcol"),
         }
     }
 }
@@ -236,6 +241,7 @@ mod tests {
             (CONTAINERD, "v2.3.7"),
             (CNI, "v1.9.1"),
             (GOFLOW2, "v2.2.6"),
+            (OTELCOL, "v0.158.0"),
         ] {
             assert_eq!(set.version().expect("a version"), version, "{}", set.name);
         }
@@ -247,6 +253,7 @@ mod tests {
         assert_eq!(named(Tool::Etcd), "etcd");
         assert_eq!(named(Tool::KubeApiserver), "kube-apiserver");
         assert_eq!(named(Tool::CniHostLocal), "host-local");
+        assert_eq!(named(Tool::Otelcol), "otelcol");
         assert_eq!(named(Tool::ContainerdShim), "containerd-shim-runc-v2");
     }
 

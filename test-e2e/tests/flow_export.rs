@@ -1,6 +1,9 @@
 //! Flow records at real collectors: what they sum up is what was sent, and a dissector finds nothing malformed.
 //!
-//! nfdump, pmacct, goflow2 and tshark in a network namespace of their own; the exporters run in it too.
+//! nfdump, pmacct, goflow2, tshark and the OpenTelemetry Collector in a network namespace of their own; the exporters run in it too.
+
+#[path = "flow_export/otlp.rs"]
+mod otlp;
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -59,7 +62,12 @@ impl Bench {
 
     /// Sends the records in the namespace, to the end.
     fn send(&self, ipfix: &Value, records: Vec<Arc<FlowRecord>>) -> Result<Vec<ExporterCounts>> {
-        let config: ExportConfig = serde_json::from_value(json!({ "ipfix": ipfix }))?;
+        self.export(json!({ "ipfix": ipfix }), records)
+    }
+
+    /// The same by any exporters.
+    fn export(&self, config: Value, records: Vec<Arc<FlowRecord>>) -> Result<Vec<ExporterCounts>> {
+        let config: ExportConfig = serde_json::from_value(config)?;
         let sent = self.netns.enter(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(async {

@@ -118,12 +118,13 @@ impl FlowMetrics {
         );
         r.register(
             "flow_records_exported",
-            "Flow records that an exporter handed over",
+            "Flow records that an exporter handed over; an OTLP collector has acknowledged them",
             this.exported.clone(),
         );
         r.register(
             "flow_records_dropped",
-            "Flow records that an exporter could not hand over: its queue was full, or sending failed",
+            "Flow records that an exporter could not hand over: its queue was full, sending failed, or the collector \
+             rejected them",
             this.not_exported.clone(),
         );
         r.register("flow_export_errors", "Failed sends, writes and connections", this.export_errors.clone());

@@ -2,11 +2,15 @@
 //!
 //! Owns the keys, their defaults and bounds. Must never open a socket or a file, nor resolve a name.
 
+mod otlp;
+
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+pub use otlp::{Headers, InvalidOtlp, OtlpConfig, OtlpEndpoint};
 
 /// The enterprise number that RFC 5612 sets aside for examples.
 pub const EXAMPLE_ENTERPRISE: u32 = 32_473;
@@ -17,6 +21,8 @@ pub const EXAMPLE_ENTERPRISE: u32 = 32_473;
 pub struct ExportConfig {
     /// IPFIX collectors; every one gets every record.
     pub ipfix: Vec<IpfixConfig>,
+    /// OpenTelemetry collectors; every one gets every record.
+    pub otlp: Vec<OtlpConfig>,
     /// Raw records as JSON lines.
     pub json: Option<JsonConfig>,
 }
@@ -259,6 +265,7 @@ mod tests {
                 "collector": "[2001:db8::1]:4739", "protocol": "tcp", "templateRefresh": "30s",
                 "enterpriseNumber": 1, "maxMessageBytes": 9000,
             }],
+            "otlp": [{"endpoint": "http://192.0.2.1:4317", "timeoutSeconds": 10}],
             "json": {"path": "/var/log/flows", "maxBytes": 1000, "keep": 2},
         });
         let config: ExportConfig = serde_json::from_value(text.clone()).unwrap();

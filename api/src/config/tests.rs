@@ -143,6 +143,10 @@ fn bad_agent_files_are_refused_by_line_and_key() {
             "flows:\n  export:\n    ipfix: [{collector: x}]\n".to_owned(),
             "2: flows.export: ipfix[0].collector: \"x\" is no host and port; write host:port, or [address]:port for IPv6".to_owned(),
         ),
+        (
+            "flows:\n  export:\n    otlp: [{endpoint: \"https://otel:4317\"}]\n".to_owned(),
+            "2: flows.export: otlp[0]: an https endpoint needs caFile, a PEM file with the authorities to trust".to_owned(),
+        ),
         ("metricsPort: 0\n".to_owned(), "1: metricsPort: 0 is not a port; use 1 to 65535".to_owned()),
         (
             "metricsBindAddress: all\n".to_owned(),

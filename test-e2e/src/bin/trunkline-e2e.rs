@@ -149,6 +149,9 @@ fn prepare(tier: Tier) -> Result<()> {
         tools::prepare(tools::LIGHT)?;
         debs::ethtool()?;
     }
+    if matches!(tier, Tier::Light) {
+        debs::prometheus()?;
+    }
     if matches!(tier, Tier::Cluster) {
         tools::prepare(tools::CLUSTER)?;
         debs::containerd()?;

@@ -1,5 +1,7 @@
 //! Taps and flows: every frame counted, every flow named, through restarts, kills and foreign hands.
 
+mod prometheus;
+
 use std::fs;
 use std::path::PathBuf;
 use std::process::Stdio;

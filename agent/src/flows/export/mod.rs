@@ -1,8 +1,9 @@
-//! Flow records leave the node: to IPFIX collectors, and as JSON lines.
+//! Flow records leave the node: to IPFIX and OpenTelemetry collectors, and as JSON lines.
 //!
 //! ```text
 //!  flow table ─ offer ─┬► queue ─► task: encoder ─► UDP or TCP        (one per IPFIX collector)
-//!    never waits       └► queue ─► task: JSON     ─► file or stdout
+//!    never waits       ├► queue ─► task: messages ─► gRPC              (one per OTLP collector)
+//!                      └► queue ─► task: JSON     ─► file or stdout
 //! ```
 //!
 //! One task owns one exporter: its queue's end, its socket or file. Exporters know nothing of each other; one that is
@@ -10,6 +11,7 @@
 
 mod ipfix;
 mod json;
+mod otlp;
 mod queue;
 #[cfg(test)]
 mod samples;
@@ -25,7 +27,7 @@ use tracing::{Instrument as _, info_span};
 pub use queue::QUEUE_RECORDS;
 pub use trunkline_api::export::{
     EXAMPLE_ENTERPRISE, ExportConfig, HostPort, InvalidExport, IpfixConfig, JsonConfig, MessageBytes,
-    Protocol, TemplateRefresh,
+    OtlpConfig, Protocol, TemplateRefresh,
 };
 
 use crate::flows::record::FlowRecord;
@@ -60,6 +62,8 @@ pub enum ExporterKind {
     IpfixUdp,
     /// IPFIX over TCP.
     IpfixTcp,
+    /// OpenTelemetry's protocol, by gRPC.
+    Otlp,
     /// JSON lines.
     Json,
 }
@@ -70,6 +74,7 @@ impl ExporterKind {
         match self {
             Self::IpfixUdp => "ipfix-udp",
             Self::IpfixTcp => "ipfix-tcp",
+            Self::Otlp => "otlp",
             Self::Json => "json",
         }
     }
@@ -83,9 +88,10 @@ pub struct ExporterCounts {
     pub kind: ExporterKind,
     /// Where to: a collector or a file.
     pub target: String,
-    /// Records handed over to the kernel or written to the file. Over UDP nobody says what arrived.
+    /// Records handed over to the kernel, acknowledged by an OTLP collector, or written to the file. Over UDP nobody
+    /// says what arrived.
     pub sent: u64,
-    /// Records that went nowhere: the queue was full, or sending failed.
+    /// Records that went nowhere: the queue was full, sending failed, or a collector rejected them.
     pub dropped: u64,
     /// Failed sends, writes, connections and resolutions.
     pub errors: u64,
@@ -111,7 +117,7 @@ impl Exporters {
     ///
     /// `observation_domain` tells this node's records from another's at one collector; `node` is the node's name.
     pub fn start(config: &ExportConfig, observation_domain: u32, node: &str) -> Result<Self, ExportError> {
-        let ExportConfig { ipfix, json } = config;
+        let ExportConfig { ipfix, otlp, json } = config;
         let mut starter =
             Starter { exporters: Vec::new(), tasks: JoinSet::new(), stop: CancellationToken::new() };
         for collector in ipfix {
@@ -121,6 +127,11 @@ impl Exporters {
             };
             starter.add(kind, collector.collector.to_string(), |intake| {
                 Ok(ipfix::Collector::new(collector, observation_domain, node, Arc::clone(&intake.counts)))
+            })?;
+        }
+        for collector in otlp {
+            starter.add(ExporterKind::Otlp, collector.endpoint().to_string(), |intake| {
+                Ok(otlp::Collector::new(collector, node, Arc::clone(&intake.counts)))
             })?;
         }
         if let Some(json) = json {

@@ -18,7 +18,7 @@ use crate::flows::record::FlowRecord;
 pub const QUEUE_RECORDS: usize = 65_536;
 
 /// How many records one write takes at most.
-const BATCH: usize = 1024;
+pub(super) const BATCH: usize = 1024;
 
 /// What became of the records for one exporter. Only grows.
 #[derive(Debug, Default)]
