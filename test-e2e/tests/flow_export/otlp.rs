@@ -34,33 +34,27 @@ fn otlp(keys: &Value) -> Value {
     json!({"otlp": [collector]})
 }
 
-/// One log record as the debug exporter prints it: its attributes, with their types.
+/// A log record or a resource as the debug exporter prints it: its heading, and what it has, with types.
 type Printed = BTreeMap<String, String>;
 
-/// All log records that collectors of a run have printed.
+/// All that collectors of a run have printed.
 fn printed(collector: &Process) -> Result<Vec<Printed>> {
     let text = fs::read_to_string(collector.log())?;
-    let mut records: Vec<Printed> = Vec::new();
+    let mut all: Vec<Printed> = Vec::new();
     for line in text.lines() {
-        if line.starts_with("LogRecord #") {
-            records.push(Printed::new());
-        } else if line.starts_with("ResourceLog #") {
-            // What follows belongs to no record yet.
-            records.push(Printed::from([("resource".to_owned(), String::new())]));
-        } else if let Some((key, value)) =
-            line.strip_prefix("     -> ").and_then(|pair| pair.split_once(": "))
-        {
-            let record = records.last_mut().context("an attribute of nothing")?;
-            record.insert(key.to_owned(), value.to_owned());
-        } else if let Some((key, value)) = line.split_once(": ").filter(|_| !records.is_empty()) {
-            records.last_mut().map(|record| record.insert(key.to_owned(), value.to_owned()));
+        if line.starts_with("LogRecord #") || line.starts_with("ResourceLog #") {
+            all.push(Printed::from([("heading".to_owned(), line.to_owned())]));
+        }
+        let pair = line.trim_start().trim_start_matches("-> ").split_once(": ");
+        if let (Some((key, value)), Some(last)) = (pair, all.last_mut()) {
+            last.insert(key.to_owned(), value.to_owned());
         }
     }
-    Ok(records)
+    Ok(all)
 }
 
-fn is_log(record: &Printed) -> bool {
-    !record.contains_key("resource")
+fn is_log(printed: &Printed) -> bool {
+    printed.get("heading").is_some_and(|heading| heading.starts_with("LogRecord"))
 }
 
 fn number(record: &Printed, key: &str) -> Result<u64> {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value::Value};
+use opentelemetry_semantic_conventions::resource::{HOST_NAME, K8S_NODE_NAME, SERVICE_NAME, SERVICE_VERSION};
 use opentelemetry_semantic_conventions::{SCHEMA_URL, attribute};
 use serde_json::{Map, json};
 use trunkline_ebpf::{Conversation, Direction, FlowKey, Slot, Tag};
@@ -136,9 +137,6 @@ fn names_are_the_conventions_or_ours() {
     assert_eq!(CONVENTIONS, SCHEMA_URL, "look at what changed in the conventions before this version");
     let resource = message::resource("node-1", Some("host-1"));
     let names: Vec<&str> = resource.attributes.iter().map(|pair| pair.key.as_str()).collect();
-    use opentelemetry_semantic_conventions::resource::{
-        HOST_NAME, K8S_NODE_NAME, SERVICE_NAME, SERVICE_VERSION,
-    };
     assert_eq!(names, [SERVICE_NAME, SERVICE_VERSION, K8S_NODE_NAME, HOST_NAME]);
 }
 

@@ -15,7 +15,7 @@ async fn records_go_by_tls_to_a_collector_that_is_trusted_and_to_no_other() {
     std::fs::write(&authorities, other.cert.pem()).unwrap();
     let server = Taker::default();
     let identity = Identity::from_pem(certified.cert.pem(), certified.signing_key.serialize_pem());
-    let (address, _task) = server.listen(anywhere(), Some(identity)).await;
+    let (address, _task) = server.listen(anywhere(), Some(identity));
     let endpoint = format!("https://localhost:{}", address.port());
     let exporters = start(json!({"endpoint": endpoint, "caFile": authorities, "timeoutSeconds": 5}));
     exporters.offer(&many(100));
