@@ -263,7 +263,7 @@ async fn a_port_that_accepts_and_says_nothing_costs_records_and_never_blocks() {
     assert!(before.elapsed() < Duration::from_secs(2), "stopping waits");
 }
 
-/// Nobody reads it: how fast records become requests, for the documentation.
+/// Prints how long it took.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_queue_full_of_records_goes_through_in_seconds() {
     let server = Taker::default();
