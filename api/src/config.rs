@@ -3,6 +3,7 @@
 //! Owns their keys, defaults, bounds and every refusal, each with its key and line. Must never read a file.
 
 mod agent;
+mod all;
 mod bridges;
 mod controller;
 mod error;
@@ -13,6 +14,7 @@ mod yaml;
 pub use agent::{
     AgentConfig, DatapathType, DefaultMtu, DuplicateAddressDetection, TxChecksumOffload, WithoutAnnotations,
 };
+pub use all::{AllConfig, NameFilter, Pattern};
 pub use bridges::{BridgeConfig, MAX_UPLINKS, UplinkConfig};
 pub use controller::ControllerConfig;
 pub use error::ConfigError;

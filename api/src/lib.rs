@@ -21,8 +21,8 @@ pub mod vlan;
 pub use allocation::{AllocationOwner, IPAllocation, IPAllocationSpec, allocation_name};
 pub use config::export;
 pub use config::{
-    AgentConfig, BridgeConfig, ConfigError, ControllerConfig, DatapathType, DefaultMtu,
-    DuplicateAddressDetection, FeatureGates, FlowsConfig, TxChecksumOffload, UplinkConfig,
+    AgentConfig, AllConfig, BridgeConfig, ConfigError, ControllerConfig, DatapathType, DefaultMtu,
+    DuplicateAddressDetection, FeatureGates, FlowsConfig, NameFilter, Pattern, TxChecksumOffload, UplinkConfig,
     WithoutAnnotations,
 };
 pub use crds::crds;

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use super::all::{self, AllConfig};
 use super::export::ExportConfig;
 use super::yaml::{Node, Problem};
 
@@ -24,6 +25,8 @@ pub struct FlowsConfig {
     pub idle_timeout: Duration,
     /// `export`: where records go. Default nowhere.
     pub export: ExportConfig,
+    /// `all`: taps on interfaces that are not ours. Default off.
+    pub all: AllConfig,
 }
 
 impl Default for FlowsConfig {
@@ -36,6 +39,7 @@ impl Default for FlowsConfig {
             active_timeout: Duration::from_mins(1),
             idle_timeout: Duration::from_secs(15),
             export: ExportConfig::default(),
+            all: AllConfig::default(),
         }
     }
 }
@@ -51,6 +55,7 @@ pub(super) fn read(node: &Node<'_>) -> Result<FlowsConfig, Problem> {
     fields.set("intervalSeconds", &mut config.interval, |node| node.seconds(1, 60))?;
     fields.set("activeTimeoutSeconds", &mut config.active_timeout, |node| node.seconds(1, 3600))?;
     fields.set("idleTimeoutSeconds", &mut config.idle_timeout, |node| node.seconds(1, 3600))?;
+    fields.set("all", &mut config.all, all::read)?;
     fields.set("export", &mut config.export, Node::deserialized)?;
     fields.finish()?;
     Ok(config)

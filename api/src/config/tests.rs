@@ -82,6 +82,22 @@ fn every_key_is_read() {
 }
 
 #[test]
+fn interfaces_namespaces_and_kinds_are_chosen_by_patterns_that_match_anywhere() {
+    let all = agent("flows: {all: {enabled: true, interfaces: {include: [\"^net[0-9]\", wan]}, kinds: {exclude: [^veth$]}}}\n")
+        .expect("good")
+        .flows
+        .all;
+    assert!(all.enabled);
+    let admitted = ["net1", "my-wan", "eth0", "lo"].map(|name| all.interfaces.admits(name));
+    assert_eq!(admitted, [true, true, false, false]);
+    assert!(all.namespaces.admits("host") && all.kinds.admits("physical") && !all.kinds.admits("veth"));
+    let plain = AllConfig::default();
+    assert!(!plain.enabled && !plain.interfaces.admits("lo") && plain.interfaces.admits("lo0"));
+    let everything = agent("flows: {all: {interfaces: {exclude: []}}}\n").expect("good").flows.all;
+    assert!(everything.interfaces.admits("lo"), "the default gives way to what is written");
+}
+
+#[test]
 fn eight_uplinks_are_accepted_and_nine_refused() {
     assert_eq!(agent(&uplinks(8)).map(|config| config.bridges[0].uplinks.len()), Ok(8));
     assert_eq!(
@@ -146,6 +162,14 @@ fn bad_agent_files_are_refused_by_line_and_key() {
         (
             "flows:\n  export:\n    otlp: [{endpoint: \"https://otel:4317\"}]\n".to_owned(),
             "2: flows.export: otlp[0]: an https endpoint needs caFile, a PEM file with the authorities to trust".to_owned(),
+        ),
+        (
+            "flows:\n  all:\n    interfaces:\n      include: [\"^eth\", \"net(\"]\n".to_owned(),
+            "4: flows.all.interfaces.include[1]: \"net(\" is not a regular expression: unclosed group".to_owned(),
+        ),
+        (
+            "flows:\n  all: {nets: {}}\n".to_owned(),
+            "2: flows.all.nets: unknown key; known here: enabled, interfaces, namespaces, kinds".to_owned(),
         ),
         ("metricsPort: 0\n".to_owned(), "1: metricsPort: 0 is not a port; use 1 to 65535".to_owned()),
         (
