@@ -152,6 +152,9 @@ pub struct TapDump {
     pub device: String,
     /// Interface in the pod, or the uplink.
     pub interface: String,
+    /// Network namespace of an interface that is not ours; absent for pods' interfaces and uplinks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub netns: Option<String>,
     /// "namespace/name" of the pod; absent for an uplink.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pod: Option<String>,

@@ -21,6 +21,7 @@ pub mod kube;
 pub mod link;
 pub mod metrics;
 pub mod netns;
+pub mod netwatch;
 pub mod ovs_init;
 pub mod protocol;
 pub mod run;

@@ -104,6 +104,7 @@ fn record(number: u32) -> FlowRecord {
         device: format!("tl{vlan}"),
         ifindex: 1000 + vlan,
         interface: "eth1".to_owned(),
+        netns: None,
         pod: Some(endpoint),
         network: Some(format!("shop/vlan{vlan}")),
         vlan: u16::try_from(vlan).ok().and_then(|vlan| vlan.try_into().ok()),

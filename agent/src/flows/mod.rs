@@ -19,6 +19,7 @@ mod allocations;
 pub mod export;
 mod loss;
 mod names;
+mod others;
 mod owner;
 pub mod record;
 mod service;

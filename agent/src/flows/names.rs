@@ -179,6 +179,7 @@ mod tests {
             device: "tl1".into(),
             ifindex: 1,
             interface: "eth1".into(),
+            netns: None,
             pod: None,
             network: Some(network.to_owned()),
             vlan: VlanId::try_from(vlan).ok(),

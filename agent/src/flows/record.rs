@@ -18,6 +18,8 @@ pub struct TapIdentity {
     pub ifindex: u32,
     /// The interface as its owner calls it: `eth1` in the pod, or the uplink's own name.
     pub interface: String,
+    /// The network namespace's name, for an interface that is not ours.
+    pub netns: Option<String>,
     /// Whose interface it is; `None` for an uplink.
     pub pod: Option<Endpoint>,
     /// `<namespace>/<name>` of the `NetworkAttachmentDefinition`; `None` for an uplink.

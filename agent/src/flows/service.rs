@@ -4,6 +4,7 @@
 //! thread, and a dropped answer costs nothing: what is pinned is read by the next look. On a stop it drains once more
 //! and closes every flow, so that an ordinary restart loses no record; taps stay attached and go on counting.
 
+mod others;
 mod told;
 
 use std::collections::{HashMap, HashSet};
@@ -11,6 +12,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use trunkline_api::FlowsConfig;
@@ -34,6 +36,7 @@ use crate::dump::TapDump;
 use crate::kube::ObjectCache;
 use crate::kube::events::{Recorder, reason};
 use crate::metrics::{FlowSample, Metrics, TapLabels};
+use crate::netwatch::Sightings;
 
 /// How often desired taps are compared with those found.
 const RECONCILE: Duration = Duration::from_secs(2);
@@ -85,6 +88,8 @@ pub struct FlowsOptions {
     pub recorder: Recorder,
     /// Counters and gauges.
     pub metrics: Arc<Metrics>,
+    /// What `flows.all` finds.
+    pub others: Option<watch::Receiver<Arc<Sightings>>>,
 }
 
 /// What the task and those who ask share.
@@ -144,7 +149,7 @@ impl FlowService {
         let inner = Inner {
             started: Instant::now(),
             exporters: Exporters::start(&options.config.export, domain, &options.node)?,
-            taps: Taps::start(set).map_err(StartError::Thread)?,
+            taps: Taps::start(set, options.others.is_some()).map_err(StartError::Thread)?,
             reader: Owner::start("flow-reader", reader).map_err(StartError::Thread)?,
             state: Mutex::new(State { table, totals: HashMap::new(), as_of: SystemTime::now() }),
             allocations: Mutex::new(Allocations::new(options.objects.clone())),
@@ -181,10 +186,12 @@ impl FlowService {
         for timer in [&mut reconcile, &mut drain] {
             timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         }
+        let mut prompt = others::Prompt::new(inner.options.others.clone());
         loop {
             let done = tokio::select! { biased;
                 () = stop.cancelled() => break,
                 _ = reconcile.tick() => inner.reconcile().await,
+                () = prompt.wait() => inner.settle_others(false).await.map(|more| prompt.done(more)),
                 _ = drain.tick() => inner.drain().await,
             };
             if let Err(gone) = done {
@@ -235,6 +242,7 @@ impl Inner {
     }
 
     async fn reconcile(&self) -> Result<(), OwnerGone> {
+        self.settle_others(true).await?;
         if !self.options.bridges.ovs_connected() {
             return Ok(()); // which ports there are is not known
         }
@@ -246,7 +254,7 @@ impl Inner {
         };
         // A node without any bridge stays without: its uplinks of before are wanted no more.
         wishes.complete |= self.started.elapsed() > SETTLED;
-        let desired = wishes.taps.len() + wishes.missing.len();
+        let desired = wishes.taps.len() + wishes.missing.len() + self.taps.known().others.wanted;
         let changes = self.taps.reconcile(wishes, |name| ifindex(name).is_some()).await?;
         self.tell(&changes);
         self.follow_pools(&rows);
@@ -414,7 +422,7 @@ impl Inner {
             let mut losses = self.losses.lock().unwrap_or_else(PoisonError::into_inner);
             for row in rows.iter().filter(|row| row.bridge == bridge.as_str()) {
                 let count = counts.iter().find(|count| Some(count.ofport) == row.ofport);
-                let tap = known.taps.iter().find(|(_, tap)| tap.device == row.name);
+                let tap = known.taps.iter().find(|(_, tap)| tap.device == row.name && tap.netns.is_none());
                 let (Some(count), Some((slot, tap))) = (count, tap) else { continue };
                 let Some(sent) = state.totals.get(&(*slot, Direction::Sent)) else { continue };
                 let lost = losses.look(&row.name, sent.seen.skbs, count.packets);
@@ -487,6 +495,7 @@ fn tap_labels(tap: &TapIdentity, direction: Direction) -> TapLabels {
     let pod = tap.pod.as_ref();
     TapLabels {
         device: tap.device.clone(),
+        netns: tap.netns.clone().unwrap_or_default(),
         namespace: pod.map(|pod| pod.namespace.clone()).unwrap_or_default(),
         pod: pod.map(|pod| pod.name.clone()).unwrap_or_default(),
         interface: tap.interface.clone(),

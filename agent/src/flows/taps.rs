@@ -9,11 +9,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use trunkline_ebpf::{LinkState, Slot, TapError, TapSet};
 
+use super::others::is_other;
 use super::owner::{Owner, OwnerGone};
 use super::record::TapIdentity;
 use super::wishes::{TapWish, Wishes};
 use crate::attach::is_host_link_name;
 use crate::cli::chain;
+
+pub(super) mod others;
 
 /// Slots and their owners; shared by whoever attaches and whoever reads.
 #[derive(Debug, Default)]
@@ -26,6 +29,8 @@ pub(super) struct Known {
     pub(super) failed: BTreeMap<String, (Arc<TapIdentity>, String)>,
     /// Links that should have a tap and are not there.
     pub(super) missing: Vec<String>,
+    /// Interfaces that are not ours.
+    pub(super) others: others::Others,
 }
 
 impl Known {
@@ -40,6 +45,8 @@ impl Known {
 pub(super) struct Taps {
     set: Owner<TapSet>,
     known: Arc<Mutex<Known>>,
+    /// Whether interfaces that are not ours have taps, too.
+    with_others: bool,
 }
 
 /// What a reconciliation changed.
@@ -62,11 +69,11 @@ enum Fate {
 impl Taps {
     /// Takes over the set, with the taps that an earlier process pinned: they are known by their link's name until
     /// the first reconciliation says more.
-    pub(super) fn start(set: TapSet) -> std::io::Result<Self> {
+    pub(super) fn start(set: TapSet, with_others: bool) -> std::io::Result<Self> {
         let mut known = Known::default();
         known.taps.extend(set.taps().map(|(slot, name)| (slot, nameless(name))));
         known.leaving.extend(set.given_up().map(|(slot, name)| (slot, (nameless(name), 0))));
-        Ok(Self { set: Owner::start("taps", set)?, known: Arc::new(Mutex::new(known)) })
+        Ok(Self { set: Owner::start("taps", set)?, known: Arc::new(Mutex::new(known)), with_others })
     }
 
     /// What is known now.
@@ -104,6 +111,7 @@ impl Taps {
         let Wishes { taps: wishes, missing, complete } = wishes;
         let identities: HashMap<String, Arc<TapIdentity>> =
             wishes.iter().map(|wish| (wish.tap.name.clone(), Arc::new(wish.identity.clone()))).collect();
+        let with_others = self.with_others;
         let work = move |set: &mut TapSet| {
             let fates: Vec<(String, Fate)> =
                 wishes.iter().map(|wish| (wish.tap.name.clone(), fate(set, wish))).collect();
@@ -111,6 +119,7 @@ impl Taps {
                 // A pod's port that is being made has its tap before OVSDB knows it, and an uplink of a bridge that
                 // nobody has looked at yet may be wanted.
                 fates.iter().any(|(wish, _)| wish == name)
+                    || (with_others && is_other(name))
                     || ((is_host_link_name(name) || !complete) && present(name))
             };
             let gone: Vec<Slot> =
@@ -215,6 +224,7 @@ fn nameless(name: &str) -> Arc<TapIdentity> {
         device: name.to_owned(),
         ifindex: 0,
         interface: name.to_owned(),
+        netns: None,
         pod: None,
         network: None,
         vlan: None,

@@ -34,7 +34,9 @@ pub struct FlowRow {
     pub pod: String,
     /// Interface in the pod, or the uplink.
     pub interface: String,
-    /// Device of the node that carries the tap.
+    /// Network namespace of an interface that is not ours; empty for pods' interfaces and uplinks.
+    pub netns: String,
+    /// Device that carries the tap.
     pub device: String,
     /// "namespace/name" of the network; empty for an uplink.
     pub network: String,
@@ -106,6 +108,7 @@ pub(super) fn row(
         direction: direction.to_owned(),
         pod: tap.pod.as_ref().map(pod).unwrap_or_default(),
         interface: tap.interface.clone(),
+        netns: tap.netns.clone().unwrap_or_default(),
         device: tap.device.clone(),
         network: tap.network.clone().unwrap_or_default(),
         vlan: tap.vlan.map_or(0, u16::from),

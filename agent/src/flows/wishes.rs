@@ -34,6 +34,7 @@ pub(crate) fn of_port(row: &PodPortRow, ifindex: u32, datapath: Option<DatapathK
             device: row.name.clone(),
             ifindex,
             interface: row.interface.clone(),
+            netns: None,
             pod: Some(Endpoint {
                 namespace: row.pod_namespace.clone(),
                 name: row.pod_name.clone(),
@@ -102,6 +103,7 @@ fn of_uplink(nic: &str, bridge: &str, ifindex: u32) -> TapWish {
             device: nic.to_owned(),
             ifindex,
             interface: nic.to_owned(),
+            netns: None,
             pod: None,
             network: None,
             vlan: None,

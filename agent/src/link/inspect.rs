@@ -152,7 +152,7 @@ pub(super) fn name_of(link: &LinkMessage) -> Option<String> {
     })
 }
 
-fn kind_of(link: &LinkMessage) -> Option<String> {
+pub(super) fn kind_of(link: &LinkMessage) -> Option<String> {
     link_info(link).find_map(|info| match info {
         LinkInfo::Kind(kind) => Some(kind.to_string()),
         _ => None,

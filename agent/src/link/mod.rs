@@ -7,12 +7,14 @@ mod inspect;
 mod message;
 mod pod;
 mod socket;
+mod stream;
 mod types;
 mod uplink;
 mod watch;
 
 pub use inspect::{inspect_links, list_host_links};
 pub use pod::{configure_pod_end, create_pod_pair, delete_host_link, pod_link_exists};
+pub use stream::{LinkForm, LinkNews, LinkSeen, LinkStream};
 pub use types::{
     LinkError, LinkEvent, LinkFacts, LinkStep, MacOctets, OffloadSet, Place, PodEndSpec, PodLink,
     PodPairSpec, PodRoute,

@@ -20,8 +20,10 @@ const DRAIN_SECONDS: [f64; 9] = [0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 5
 /// One direction of one tap.
 #[derive(Clone, Debug, Default, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct TapLabels {
-    /// Device of the node.
+    /// Device that carries it.
     pub device: String,
+    /// Network namespace of an interface that is not ours; empty for pods' interfaces and uplinks.
+    pub netns: String,
     /// Pod's namespace; empty for an uplink.
     pub namespace: String,
     /// Pod; empty for an uplink.
@@ -71,6 +73,7 @@ pub(super) struct FlowMetrics {
     names: Gauge,
     desired: Gauge,
     attached: Gauge,
+    namespaces: Gauge,
     gaps: Counter,
     flows: Gauge,
     capacity: Gauge,
@@ -154,6 +157,11 @@ impl FlowMetrics {
         r.register("flow_names", "Addresses whose pods are known, to name peers by", self.names.clone());
         r.register("taps_desired", "Interfaces that should have a tap", self.desired.clone());
         r.register("taps_attached", "Interfaces that have one", self.attached.clone());
+        r.register(
+            "watched_namespaces",
+            "Network namespaces whose interfaces are followed",
+            self.namespaces.clone(),
+        );
         r.register("tap_gaps", "Times that somebody else took a tap off", self.gaps.clone());
     }
 }
@@ -214,6 +222,11 @@ impl Metrics {
     pub fn set_taps(&self, desired: usize, attached: usize) {
         self.flows.desired.set(gauge(desired));
         self.flows.attached.set(gauge(attached));
+    }
+
+    /// Network namespaces whose interfaces are followed.
+    pub fn set_watched_namespaces(&self, namespaces: usize) {
+        self.flows.namespaces.set(gauge(namespaces));
     }
 
     /// Somebody had taken a tap off.

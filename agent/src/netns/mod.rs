@@ -27,7 +27,7 @@ pub use ethtool::{EthtoolSocket, FeatureState};
 pub use packet::{EtherType, open_packet_socket};
 pub use polled::PolledFd;
 pub use sysctl::{Family, set_interface_sysctl};
-pub use thread::NetnsThread;
+pub use thread::{NetnsThread, run_aside};
 
 /// `NS_GET_NSTYPE` (`linux/nsfs.h`): `_IO(0xb7, 0x3)`.
 const NS_GET_NSTYPE: libc::Ioctl = 0xb703;

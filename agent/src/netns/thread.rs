@@ -84,6 +84,16 @@ fn serve(home: &NetnsFd, mut queue: mpsc::Receiver<Job>) {
     }
 }
 
+/// Runs `job` inside `namespace` on a thread made for it, and waits for it: for jobs that take longer than pods may
+/// wait for. Blocks; never on a runtime's worker.
+pub fn run_aside<T: Send>(namespace: &NetnsFd, job: impl FnOnce() -> T + Send) -> Result<T, NetnsError> {
+    std::thread::scope(|scope| {
+        let inside = || enter(namespace).map(|()| job());
+        let thread = std::thread::Builder::new().name("netns-aside".to_owned()).spawn_scoped(scope, inside);
+        thread.map_err(NetnsError::Start)?.join().map_err(|_| NetnsError::ThreadGone)?
+    })
+}
+
 fn enter(namespace: &NetnsFd) -> Result<(), NetnsError> {
     setns(namespace, CloneFlags::CLONE_NEWNET).map_err(|errno| NetnsError::Enter {
         path: namespace.path().to_owned(),

@@ -27,6 +27,7 @@ use crate::{
     },
     metrics::Metrics,
     netns::{NetnsError, NetnsThread},
+    netwatch::{NetWatch, Sightings},
 };
 
 /// Why the node's part cannot be started.
@@ -133,7 +134,8 @@ impl Node {
         let task = node_events::follow_bridges(bridges.state(), recorder(), metrics(), stop.clone());
         tasks.spawn(task.instrument(info_span!("bridges")));
         let words = watch::Sender::new("not dealt with yet".to_owned());
-        let flows = self.flows(&bridges);
+        let others = self.watch_namespaces(&netns, stop, &mut tasks);
+        let flows = self.flows(&bridges, others);
         if let Ok(service) = &flows {
             tasks.spawn(service.clone().run(stop.clone()).instrument(info_span!("flows")));
         }
@@ -162,8 +164,35 @@ impl Node {
         Ok((tasks, bridges))
     }
 
+    /// Follows every namespace where `flows.all` asks for it.
+    fn watch_namespaces(
+        &self,
+        netns: &NetnsThread,
+        stop: &CancellationToken,
+        tasks: &mut JoinSet<()>,
+    ) -> Option<watch::Receiver<Arc<Sightings>>> {
+        let flows = &self.config.current().flows;
+        if !(flows.enabled && flows.all.enabled) {
+            return None;
+        }
+        match NetWatch::new(flows.all.clone(), netns.clone()) {
+            Ok((watch, sightings)) => {
+                tasks.spawn(watch.run(stop.clone()).instrument(info_span!("netwatch")));
+                Some(sightings)
+            }
+            Err(problem) => {
+                error!(problem = %chain(&problem), "only interfaces of Trunkline's have taps");
+                None
+            }
+        }
+    }
+
     /// Taps and flows. A node that cannot have them attaches pods all the same, and says why nothing is seen.
-    fn flows(&self, bridges: &Bridges) -> Result<FlowService, String> {
+    fn flows(
+        &self,
+        bridges: &Bridges,
+        others: Option<watch::Receiver<Arc<Sightings>>>,
+    ) -> Result<FlowService, String> {
         let config = self.config.current().flows.clone();
         if !config.enabled {
             return Err("flows.enabled is false in trunkline-agent.conf".to_owned());
@@ -176,6 +205,7 @@ impl Node {
             objects: self.cluster.objects.clone(),
             recorder: self.recorder.clone(),
             metrics: Arc::clone(&self.metrics),
+            others,
         };
         FlowService::start(options).map_err(|problem| {
             let words = chain(&problem);

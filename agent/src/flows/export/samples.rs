@@ -21,6 +21,7 @@ pub(super) fn record(conversation: Conversation) -> FlowRecord {
         device: "tl0a1b2c3d".to_owned(),
         ifindex: 17,
         interface: "eth1".to_owned(),
+        netns: None,
         pod: Some(endpoint("cart-0", "uid-1", "eth1")),
         network: Some("shop/vlan100".to_owned()),
         vlan: 100.try_into().ok(),

@@ -78,6 +78,7 @@ impl Inner {
         let dump = |identity: &TapIdentity, condition: &str| TapDump {
             device: identity.device.clone(),
             interface: identity.interface.clone(),
+            netns: identity.netns.clone(),
             pod: identity.pod.as_ref().map(|pod| format!("{}/{}", pod.namespace, pod.name)),
             network: identity.network.clone().unwrap_or_default(),
             vlan: identity.vlan.map_or(0, u16::from),
@@ -96,13 +97,15 @@ impl Inner {
         });
         let failed =
             known.failed.values().map(|(identity, words)| dump(identity, &format!("failed: {words}")));
+        let refused = known.others.refused.values();
+        let refused = refused.map(|one| dump(&one.identity, &format!("failed: {}", one.words)));
         let missing = known.missing.iter().map(|name| TapDump {
             device: name.clone(),
             interface: name.clone(),
             state: "not there: no such link on the node".to_owned(),
             ..TapDump::default()
         });
-        attached.chain(failed).chain(missing).collect()
+        attached.chain(failed).chain(refused).chain(missing).collect()
     }
 }
 

@@ -26,6 +26,8 @@ pub(super) struct Line<'a> {
     ifindex: u32,
     interface: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
+    netns: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pod: Option<Who<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     peer: Option<Who<'a>>,
@@ -90,6 +92,7 @@ impl<'a> Line<'a> {
             device: &tap.device,
             ifindex: tap.ifindex,
             interface: &tap.interface,
+            netns: tap.netns.as_deref(),
             pod: tap.pod.as_ref().map(Who::of),
             peer: peer.as_deref().map(Who::of),
             network: tap.network.as_deref(),
