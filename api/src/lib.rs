@@ -22,8 +22,8 @@ pub use allocation::{AllocationOwner, IPAllocation, IPAllocationSpec, allocation
 pub use config::export;
 pub use config::{
     AgentConfig, AllConfig, BridgeConfig, ConfigError, ControllerConfig, DatapathType, DefaultMtu,
-    DuplicateAddressDetection, FeatureGates, FlowsConfig, NameFilter, Pattern, TxChecksumOffload, UplinkConfig,
-    WithoutAnnotations,
+    DuplicateAddressDetection, FeatureGates, FlowsConfig, NameFilter, Pattern, TxChecksumOffload,
+    UplinkConfig, WithoutAnnotations,
 };
 pub use crds::crds;
 pub use link_name::{BridgeName, IfName, InvalidLinkName};

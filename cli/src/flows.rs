@@ -24,6 +24,9 @@ pub(crate) struct FlowsArgs {
     /// Interface in the pod, such as eth1, or an uplink
     #[arg(long)]
     interface: Option<String>,
+    /// Network namespace of an interface that is not Trunkline's: its file's name, host, or net:[<inode>]
+    #[arg(long)]
+    netns: Option<String>,
     /// [<namespace>/]<name> of the pod, at either end
     #[arg(long)]
     pod: Option<String>,
@@ -158,6 +161,7 @@ impl FlowsArgs {
             at(&flow.source) || at(&flow.destination)
         };
         self.interface.as_ref().is_none_or(|asked| *asked == flow.interface || *asked == flow.device)
+            && self.netns.as_ref().is_none_or(|asked| *asked == flow.netns)
             && (name(&self.pod, &flow.pod) || name(&self.pod, &flow.peer))
             && name(&self.network, &flow.network)
             && self.vlan.is_none_or(|vlan| vlan == flow.vlan && !flow.network.is_empty())
@@ -170,7 +174,7 @@ impl FlowsArgs {
 
 const HEADER: [&str; 14] = [
     "NODE",
-    "POD",
+    "POD/NETNS",
     "INTERFACE",
     "WAY",
     "PEER",
@@ -192,7 +196,7 @@ fn row(of: &OfNode<'_>) -> Vec<String> {
         [Some(flow.flags.clone()).filter(|flags| !flags.is_empty()), rtt].into_iter().flatten().collect();
     vec![
         of.node.to_owned(),
-        flow.pod.clone(),
+        if flow.pod.is_empty() { flow.netns.clone() } else { flow.pod.clone() },
         flow.interface.clone(),
         flow.direction.clone(),
         flow.peer.clone(),
@@ -218,7 +222,7 @@ fn end(address: &str, port: Option<u16>) -> String {
 
 fn csv(flows: &[OfNode<'_>]) -> String {
     let mut text = "node,pod,interface,direction,peer,network,vlan,tags,bridge,protocol,source,source_port,destination,\
-        destination_port,bytes,packets,skbs,skb_bytes,bytes_per_second,flags,rtt_us,first_unix_ms,last_unix_ms,notes\r\n"
+        destination_port,bytes,packets,skbs,skb_bytes,bytes_per_second,flags,rtt_us,first_unix_ms,last_unix_ms,notes,netns\r\n"
         .to_owned();
     for OfNode { node, flow } in flows {
         let port = |port: Option<u16>| port.map(|port| port.to_string()).unwrap_or_default();
@@ -247,6 +251,7 @@ fn csv(flows: &[OfNode<'_>]) -> String {
             flow.first_unix_ms.to_string(),
             flow.last_unix_ms.to_string(),
             flow.notes.join("; "),
+            flow.netns.clone(),
         ];
         text.push_str(&fields.map(|field| quoted(&field)).join(","));
         text.push_str("\r\n");
@@ -311,6 +316,7 @@ mod tests {
             ("--pod a", true),
             ("--pod default/b", true),
             ("--pod c", false),
+            ("--netns host", false),
             ("--network v100", true),
             ("--network other/v100", false),
             ("--vlan 0", false),
@@ -343,11 +349,18 @@ mod tests {
     }
 
     #[test]
+    fn an_interface_that_is_not_ours_is_named_by_its_namespace() {
+        let flow = FlowRow { netns: "host".into(), pod: String::new(), network: String::new(), ..flow() };
+        assert!(args("--netns host").wants(&flow) && !args("--netns blue").wants(&flow));
+        assert_eq!(row(&OfNode { node: "n1", flow: &flow })[1], "host");
+    }
+
+    #[test]
     fn csv_quotes_what_has_commas() {
         let flow = flow();
         let text = csv(&[OfNode { node: "n1", flow: &flow }]);
         assert!(text.lines().nth(1).is_some_and(|line| line.contains("\"SYN,ACK\"")), "{text}");
         let columns = text.lines().next().map(|line| line.split(',').count());
-        assert_eq!(columns, Some(24));
+        assert_eq!(columns, Some(25));
     }
 }

@@ -53,7 +53,7 @@ pub(crate) async fn run(source: &Source, kind: Kind, format: Format) -> anyhow::
             let header = [
                 "NODE",
                 "DEVICE",
-                "POD",
+                "POD/NETNS",
                 "INTERFACE",
                 "NETWORK",
                 "VLAN",
@@ -168,7 +168,7 @@ fn tap(tap: &TapDump) -> Vec<String> {
     let counted = |skbs: u64, bytes: u64| format!("{skbs} ({})", bytes_of(bytes));
     vec![
         tap.device.clone(),
-        tap.pod.clone().unwrap_or_default(),
+        tap.pod.as_ref().or(tap.netns.as_ref()).cloned().unwrap_or_default(),
         tap.interface.clone(),
         tap.network.clone(),
         tap.pod.as_ref().map(|_| vlan(Some(tap.vlan))).unwrap_or_default(),

@@ -144,7 +144,9 @@ mod tests {
     fn equal_interfaces_of_two_namespaces_are_two_taps_and_the_latest_comes_first() {
         let both = vec![sighting(1, 2, "eth0", 1), sighting(7, 2, "eth0", 2)];
         assert_eq!(names(both, &Ours::default()), ["2@7", "2@1"]);
-        assert!(is_other("2@7") && !is_other("up1") && !is_other("a@1") && !is_other("1@") && !is_other("@1"));
+        assert!(
+            is_other("2@7") && !is_other("up1") && !is_other("a@1") && !is_other("1@") && !is_other("@1")
+        );
     }
 
     #[test]

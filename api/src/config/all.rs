@@ -34,7 +34,8 @@ pub struct Pattern(Regex);
 
 impl Default for AllConfig {
     fn default() -> Self {
-        let interfaces = NameFilter { exclude: Pattern::new("^lo$").into_iter().collect(), ..NameFilter::default() };
+        let interfaces =
+            NameFilter { exclude: Pattern::new("^lo$").into_iter().collect(), ..NameFilter::default() };
         Self { enabled: false, interfaces, namespaces: NameFilter::default(), kinds: NameFilter::default() }
     }
 }

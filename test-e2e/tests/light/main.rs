@@ -3,6 +3,7 @@
 //! One program, so that what all suites share is compiled once. Each module has a cluster of its own, which goes when
 //! the next one's begins; run it with `--test-threads=1`.
 
+mod all_mode;
 mod antrea;
 mod attach;
 mod bootstrap;

@@ -83,7 +83,8 @@ impl Inner {
         }
         if let [first, rest @ ..] = changes.refused.as_slice() {
             let (tap, words) = (&first.identity, &first.words);
-            let more = if rest.is_empty() { String::new() } else { format!(" ({} more like it)", rest.len()) };
+            let more =
+                if rest.is_empty() { String::new() } else { format!(" ({} more like it)", rest.len()) };
             let words = format!(
                 "interface {} of network namespace {} has no tap{more}: {words}; trunkctl get taps lists all",
                 tap.interface,

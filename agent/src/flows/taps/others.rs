@@ -266,7 +266,11 @@ fn attach(set: &mut TapSet, wish: &OtherWish) -> Result<Slot, String> {
     // Programs are attached by name, and names change hands.
     let still = move || {
         let found = if_nametoindex(interface.as_str()).ok();
-        if found == Some(ifindex) { Ok(()) } else { Err(format!("{interface} is another interface by now, or none")) }
+        if found == Some(ifindex) {
+            Ok(())
+        } else {
+            Err(format!("{interface} is another interface by now, or none"))
+        }
     };
     let slot = match namespace {
         None => {
