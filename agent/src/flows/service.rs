@@ -191,8 +191,8 @@ impl FlowService {
             let done = tokio::select! { biased;
                 () = stop.cancelled() => break,
                 _ = reconcile.tick() => inner.reconcile().await,
-                () = prompt.wait() => inner.settle_others(false).await.map(|more| prompt.done(more)),
                 _ = drain.tick() => inner.drain().await,
+                () = prompt.wait() => inner.settle_others(false).await.map(|more| prompt.done(more)),
             };
             if let Err(gone) = done {
                 tracing::error!(%gone, "flows are read no more");

@@ -6,7 +6,9 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use serde::Deserialize as _;
 use serde_json::{Value, json};
+use trunkline_api::AgentConfig;
 use trunkline_e2e::fixtures::{ipam, network, pool};
 use trunkline_e2e::light::node::state_dir;
 use trunkline_e2e::light::{LightCluster, LightNode, LightOptions};
@@ -197,6 +199,27 @@ fn what_is_ours_has_one_tap_and_every_other_interface_of_a_pod_has_its_own() -> 
             let taps = trunkctl(node, &["get", "taps"])?;
             Ok(taps.iter().all(|tap| tap["pod"].is_null() && !primary(tap)).then_some(()))
         })
+    })
+}
+
+#[test]
+fn the_overlay_turns_it_on_and_lets_the_agent_see_the_nodes_processes() -> Result<()> {
+    SUITE.test(async |cluster| {
+        let folder = paths::workspace().join("manifests/overlays/all-interfaces");
+        let text = cluster.plane().kubectl(&["kustomize", &folder.display().to_string()])?;
+        let documents = serde_norway::Deserializer::from_str(&text).map(Value::deserialize);
+        let all = documents.collect::<Result<Vec<_>, _>>().context("reading the rendered manifests")?;
+        let named = |kind: &str, name: &str| {
+            let is = |value: &&Value| value["kind"] == kind && value["metadata"]["name"] == name;
+            all.iter().find(is).with_context(|| format!("no {kind} {name}"))
+        };
+        let agent = named("DaemonSet", "trunkline-agent")?;
+        ensure!(agent["spec"]["template"]["spec"]["hostPID"] == true, "{agent}");
+        let config = named("ConfigMap", "trunkline-config")?;
+        let file = config["data"][AgentConfig::FILE].as_str().context("no configuration")?;
+        let flows = AgentConfig::parse(file)?.flows;
+        ensure!(flows.enabled && flows.all.enabled && !flows.all.interfaces.admits("lo"), "{flows:?}");
+        Ok(())
     })
 }
 
