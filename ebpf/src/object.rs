@@ -3,8 +3,10 @@
 //! Owns the embedded object. One copy of the programs serves all taps of the node's own namespace; an interface
 //! elsewhere gets a copy of its own, which carries its slot as a constant. All copies share the same maps.
 
+use std::collections::HashMap;
 use std::io::ErrorKind;
 use std::path::Path;
+use std::sync::{LazyLock, Mutex, PoisonError};
 
 use aya::programs::{ProgramError, SchedClassifier};
 use aya::{Ebpf, EbpfLoader};
@@ -17,6 +19,14 @@ use crate::flow::Slot;
 pub(crate) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/taps.o"));
 /// Any change of what maps hold changes this text, and with it the folder of the pins.
 static LAYOUT: &str = include_str!("bpf/layout.h");
+
+/// Making a loader parses the types of the whole kernel, tens of milliseconds and megabytes, and an interface elsewhere
+/// needs a copy of its own. Our programs refer to none of these types, so one loader without them does.
+static LOADER: LazyLock<Mutex<EbpfLoader<'static>>> = LazyLock::new(|| {
+    let mut loader = EbpfLoader::new();
+    loader.btf(None);
+    Mutex::new(loader)
+});
 
 /// A copy of the programs in the kernel.
 pub struct Programs {
@@ -32,9 +42,9 @@ pub(crate) const GUARDED: &str = "tap_ingress_guarded";
 
 impl Programs {
     /// Loads a copy over the maps pinned in `maps`, which are made where they are missing. With a slot, the copy
-    /// serves that tap alone, on whatever interface it is attached to.
+    /// serves that tap alone, on whatever interface it is attached to, and a program is loaded when it is asked for.
     pub(crate) fn load(maps: &Path, capacity: &Capacity, own: Option<(Slot, u16)>) -> Result<Self, TapError> {
-        let mut loader = EbpfLoader::new();
+        let mut loader = LOADER.lock().unwrap_or_else(PoisonError::into_inner);
         loader
             .default_map_pin_directory(maps)
             .map_max_entries("tl_flows_0", capacity.flows)
@@ -47,21 +57,28 @@ impl Programs {
         let (slot, flags) = own.map_or((0, 0), |(slot, flags)| (u32::from(slot.0) + 1, u32::from(flags)));
         let mask = capacity.places - 1;
         loader
-            .override_global("own_slot", &slot, true)
-            .override_global("own_flags", &flags, true)
-            .override_global("front_mask", &mask, true);
-        let mut ebpf = loader.load(OBJECT).map_err(|error| TapError::Load(Box::new(error)))?;
-        for name in [INGRESS, EGRESS, GUARDED] {
-            let failed = |source| TapError::Program { program: name, source: Box::new(source) };
-            program(&mut ebpf, name).and_then(load).map_err(failed)?;
+            .override_global("own_slot", lasting(slot), true)
+            .override_global("own_flags", lasting(flags), true)
+            .override_global("front_mask", lasting(mask), true);
+        let ebpf = loader.load(OBJECT).map_err(|error| TapError::Load(Box::new(error)))?;
+        drop(loader);
+        let mut programs = Self { ebpf };
+        if own.is_none() {
+            for name in [INGRESS, EGRESS, GUARDED] {
+                programs.program(name)?;
+            }
         }
-        Ok(Self { ebpf })
+        Ok(programs)
     }
 
     /// One of the three programs.
     pub(crate) fn program(&mut self, name: &'static str) -> Result<&mut SchedClassifier, TapError> {
-        program(&mut self.ebpf, name)
-            .map_err(|source| TapError::Program { program: name, source: Box::new(source) })
+        let failed = |source| TapError::Program { program: name, source: Box::new(source) };
+        let program = program(&mut self.ebpf, name).map_err(failed)?;
+        if program.fd().is_err() {
+            load(program).map_err(failed)?;
+        }
+        Ok(program)
     }
 
     /// A program that does nothing, for measurements: what it takes is taken by every program.
@@ -86,6 +103,13 @@ impl Programs {
         };
         Ok((found(INGRESS)?, found(EGRESS)?))
     }
+}
+
+/// The number for as long as the process lives, once however often it is asked for: slots, flags and masks are few.
+fn lasting(number: u32) -> &'static u32 {
+    static NUMBERS: Mutex<Option<HashMap<u32, &'static u32>>> = Mutex::new(None);
+    let mut numbers = NUMBERS.lock().unwrap_or_else(PoisonError::into_inner);
+    numbers.get_or_insert_default().entry(number).or_insert_with(|| Box::leak(Box::new(number)))
 }
 
 /// The verifier gives up with EAGAIN when a signal comes in between; libbpf asks again as often.
