@@ -204,6 +204,9 @@ impl Pass {
     }
 
     fn judge(&mut self, set: &mut TapSet, wish: &OtherWish, slot: Option<Slot>) -> Outcome {
+        if let Some(words) = wish.refused {
+            return Outcome::Refused(words.to_owned());
+        }
         let (mut slot, mut exchanged) = (slot, false);
         if let Some(held) = slot {
             match set.state(held, &wish.tap) {
@@ -216,9 +219,6 @@ impl Pass {
                 Ok(LinkState::Gone) => {}
                 Err(error) => return Outcome::Refused(chain(&error)),
             }
-        }
-        if let Some(words) = wish.refused {
-            return Outcome::Refused(words.to_owned());
         }
         let before = self.refused.get(&wish.tap.name).map(|refusal| refusal.words.clone());
         if let Some(words) = before
