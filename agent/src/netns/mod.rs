@@ -1,4 +1,4 @@
-//! Network namespaces: opening them, entering them on one dedicated thread, and the system calls that need it.
+//! Network namespaces: opening them, entering them on a dedicated thread, and the system calls that need it.
 //!
 //! Owns the only `unsafe` of the agent (`ioctl` for ethtool and nsfs, `bind` of a packet socket). Must never enter a
 //! namespace on a thread of the async runtime, and must never know what a pod or a bridge is.

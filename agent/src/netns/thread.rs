@@ -1,4 +1,4 @@
-//! The one thread that enters network namespaces.
+//! The thread that enters network namespaces, and threads of their own for what takes longer.
 //!
 //! Owns an OS thread that takes jobs from a bounded queue, enters the job's namespace, runs it and goes home. Sockets
 //! that a job opens stay in that namespace and may be used anywhere afterwards. A job must never block for longer
