@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use serde::Deserialize as _;
 use serde_json::{Value, json};
 use trunkline_agent::flows::export::{ExportConfig, ExporterCounts, Exporters};
 use trunkline_agent::flows::record::{EndReason, Endpoint, FlowRecord, TapIdentity};
@@ -62,12 +63,12 @@ impl Bench {
 
     /// Sends the records in the namespace, to the end.
     fn send(&self, ipfix: &Value, records: Vec<Arc<FlowRecord>>) -> Result<Vec<ExporterCounts>> {
-        self.export(json!({ "ipfix": ipfix }), records)
+        self.export(&json!({ "ipfix": ipfix }), records)
     }
 
     /// The same by any exporters.
-    fn export(&self, config: Value, records: Vec<Arc<FlowRecord>>) -> Result<Vec<ExporterCounts>> {
-        let config: ExportConfig = serde_json::from_value(config)?;
+    fn export(&self, config: &Value, records: Vec<Arc<FlowRecord>>) -> Result<Vec<ExporterCounts>> {
+        let config = ExportConfig::deserialize(config)?;
         let sent = self.netns.enter(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(async {

@@ -186,8 +186,8 @@ fn the_documentations_examples_of_exporters_are_read() {
     let text = include_str!("../../../docs/flow-export.md");
     let examples: Vec<&str> =
         text.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
-    let export: String = examples[0].lines().map(|line| format!("    {line}\n")).collect();
-    let all = agent(&format!("flows:\n  export:\n{export}")).expect("all exporters").flows.export;
+    let export = examples[0].replace('\n', "\n    ");
+    let all = agent(&format!("flows:\n  export:\n    {export}")).expect("all exporters").flows.export;
     assert_eq!((all.ipfix.len(), all.otlp.len(), all.json.is_some()), (1, 1, true));
     let otlp = agent(examples[1]).expect("a collector with TLS").flows.export.otlp;
     assert_eq!((otlp[0].headers().iter().count(), otlp[0].ca_file().is_some()), (1, true));

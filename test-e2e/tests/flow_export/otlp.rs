@@ -66,7 +66,7 @@ fn number(record: &Printed, key: &str) -> Result<u64> {
 fn an_opentelemetry_collector_sums_up_what_was_sent() -> Result<()> {
     test("flows-otelcol", |bench| {
         let otelcol = collector(bench)?;
-        bench.export(otlp(&json!({})), records())?;
+        bench.export(&otlp(&json!({})), records())?;
         let logs = wait::until_blocking("the Collector has what was sent", SOON, || {
             let logs: Vec<Printed> = printed(&otelcol)?.into_iter().filter(is_log).collect();
             let mut got = (0, 0);

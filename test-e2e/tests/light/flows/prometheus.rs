@@ -1,4 +1,4 @@
-//! A real Prometheus scrapes the agents of two nodes; PromQL finds the bytes of a transfer, as the kernel counted them.
+//! A real Prometheus scrapes the agents of two nodes; a query finds the bytes of a transfer, as the kernel counted them.
 
 use std::fs;
 
@@ -41,8 +41,8 @@ fn start(cluster: &LightCluster, node: &LightNode) -> Result<Process> {
 
 /// The value of a query that has one, over Prometheus's HTTP API.
 fn ask(node: &LightNode, query: &str) -> Result<u64> {
-    let escaped: String = query.bytes().map(|byte| format!("%{byte:02X}")).collect();
-    let answer = http::get(node.netns().path(), PORT, &format!("/api/v1/query?query={escaped}"))?;
+    let escaped: Vec<String> = query.bytes().map(|byte| format!("%{byte:02X}")).collect();
+    let answer = http::get(node.netns().path(), PORT, &format!("/api/v1/query?query={}", escaped.concat()))?;
     let answer: Value = serde_json::from_str(&answer).with_context(|| format!("reading {answer}"))?;
     let [sample] = &answer["data"]["result"].as_array().context("no result")?[..] else {
         anyhow::bail!("not one value: {answer}")

@@ -219,7 +219,7 @@ fn the_largest_batch_fits_into_a_collectors_message() {
     let tags = [Some(Tag { vid: 4095, service: true }); 2];
     largest.key = FlowKey::new(Slot(1), Direction::Sent, tags, conversation).marked(true, true, true);
     largest.gap = true;
-    let batch = vec![Arc::new(largest); crate::flows::export::queue::BATCH];
+    let batch: Vec<_> = std::iter::repeat_n(Arc::new(largest), crate::flows::export::queue::BATCH).collect();
     let request =
         message::request(&message::resource(&long(253), Some(&long(64))), &batch, SystemTime::now());
     let length = request.encoded_len();

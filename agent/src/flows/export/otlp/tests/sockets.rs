@@ -114,17 +114,17 @@ pub(super) fn anywhere() -> SocketAddr {
     ([127, 0, 0, 1], 0).into()
 }
 
-pub(super) fn start(config: serde_json::Value) -> Exporters {
+pub(super) fn start(config: &serde_json::Value) -> Exporters {
     let config: ExportConfig = serde_json::from_value(json!({"otlp": [config]})).unwrap();
     Exporters::start(&config, 7, "node-1").unwrap()
 }
 
 fn to(address: SocketAddr) -> Exporters {
-    start(json!({"endpoint": format!("http://{address}"), "timeoutSeconds": 1}))
+    start(&json!({"endpoint": format!("http://{address}"), "timeoutSeconds": 1}))
 }
 
 pub(super) fn many(count: usize) -> Vec<Arc<FlowRecord>> {
-    vec![Arc::new(tcp()); count]
+    std::iter::repeat_n(Arc::new(tcp()), count).collect()
 }
 
 pub(super) async fn counts_once(
@@ -147,7 +147,7 @@ pub(super) async fn counts_once(
 async fn records_are_sent_once_they_are_acknowledged() {
     let server = Taker::default();
     let (address, _task) = server.listen(anywhere(), None);
-    let exporters = start(json!({"endpoint": format!("http://{address}"), "headers": {"x-tenant": "shop"}}));
+    let exporters = start(&json!({"endpoint": format!("http://{address}"), "headers": {"x-tenant": "shop"}}));
     exporters.offer(&many(3000));
     let counts = counts_once(&exporters, |counts| counts.sent == 3000).await;
     assert_eq!((counts.kind.name(), counts.dropped, counts.errors, counts.waiting), ("otlp", 0, 0, 0));

@@ -17,7 +17,7 @@ async fn records_go_by_tls_to_a_collector_that_is_trusted_and_to_no_other() {
     let identity = Identity::from_pem(certified.cert.pem(), certified.signing_key.serialize_pem());
     let (address, _task) = server.listen(anywhere(), Some(identity));
     let endpoint = format!("https://localhost:{}", address.port());
-    let exporters = start(json!({"endpoint": endpoint, "caFile": authorities, "timeoutSeconds": 5}));
+    let exporters = start(&json!({"endpoint": endpoint, "caFile": authorities, "timeoutSeconds": 5}));
     exporters.offer(&many(100));
     let counts = counts_once(&exporters, |counts| counts.errors > 0).await;
     assert_eq!((counts.sent, counts.dropped, server.requests()), (0, 0, 0), "another authority's");
