@@ -20,6 +20,7 @@ mod error;
 mod flow;
 mod layout;
 mod object;
+mod ran;
 mod reader;
 mod registry;
 mod set;
@@ -33,6 +34,7 @@ pub use flow::{
     ClosedEpoch, Conversation, Counters, Direction, FlowKey, FlowTotals, Slot, Tag, TapTotals, Totals,
 };
 pub use object::Programs;
+pub use ran::Ran;
 pub use reader::Reader;
 pub use set::{Inherited, Tap, TapSet, remove_all};
 pub use sys::possible_processors;

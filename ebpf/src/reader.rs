@@ -19,6 +19,7 @@ use crate::budget::Capacity;
 use crate::error::TapError;
 use crate::flow::{ClosedEpoch, Counters, Direction, FlowKey, FlowTotals, Slot, TapTotals};
 use crate::layout::{RawControl, RawCounters, RawFront, RawKey, RawValue};
+use crate::ran::{Ran, Runs};
 use crate::set::map_error;
 use crate::sys::{self, Barrier};
 
@@ -35,6 +36,7 @@ pub struct Reader {
     barrier: Barrier,
     taps: u16,
     interrupted: bool,
+    runs: Runs,
 }
 
 impl Reader {
@@ -57,6 +59,7 @@ impl Reader {
             barrier: Barrier::new().map_err(call_error("make", "tl_barrier"))?,
             taps: capacity.taps,
             interrupted: false,
+            runs: Runs::default(),
         };
         reader.finish_clearing()?;
         Ok(reader)
@@ -227,6 +230,13 @@ impl Reader {
         sys::clear_part::<RawCounters>(self.counters.fd().as_fd(), first, 4)
             .map_err(call_error("clear", "tl_counters"))?;
         (first..first + 4).try_for_each(|at| self.note(at, Counters::default()))
+    }
+
+    /// How often the taps ran since this was asked first, and for how long: nothing where the node does not count it
+    /// (`kernel.bpf_stats_enabled`).
+    pub fn ran(&mut self) -> Result<Ran, TapError> {
+        let info = self.counters.info().map_err(map_error("tl_counters"))?;
+        Ok(self.runs.look(info.id()))
     }
 
     /// `CLOCK_MONOTONIC` now, nanoseconds: what flows' times are relative to.

@@ -66,7 +66,8 @@ pub(super) fn is_other(tap: &str) -> bool {
 /// Whether a kernel of this release (`uname -r`) lets a link be looked at and taken off from outside its interface's
 /// namespace: TCX, 6.6. What cannot be read is taken to be new.
 pub(super) fn reaches_inside(release: &str) -> bool {
-    let mut numbers = release.trim_end().split(['.', '-', '+']).map_while(|number| number.parse::<u32>().ok());
+    let mut numbers =
+        release.trim_end().split(['.', '-', '+']).map_while(|number| number.parse::<u32>().ok());
     match (numbers.next(), numbers.next()) {
         (Some(major), Some(minor)) => (major, minor) >= (6, 6),
         _ => true,

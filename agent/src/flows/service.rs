@@ -341,11 +341,13 @@ impl Inner {
             let totals = reader.all_totals().map_err(|error| (error, false))?;
             let totals = totals.filter(|(slot, ..)| slots.contains(slot));
             let totals = totals.map(|(slot, direction, counters)| ((slot, direction), counters));
-            Ok::<_, (TapError, bool)>((epoch, totals.collect()))
+            let ran = reader.ran().unwrap_or_default();
+            Ok::<_, (TapError, bool)>((epoch, totals.collect(), ran))
         };
         match self.reader.run(work).await? {
-            Ok((epoch, totals)) => {
+            Ok((epoch, totals, ran)) => {
                 self.options.metrics.observe_drain(started.elapsed(), epoch.entries);
+                self.options.metrics.set_ran(ran);
                 self.take_in(&epoch, totals);
                 Ok(true)
             }

@@ -3,13 +3,13 @@
 //! Owns their names and labels. Cardinality is bounded by construction: counters of a tap by `flows.maxTaps` times two
 //! directions, flows by the node's networks times seven protocol families; nothing has an address or a port for a label.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram};
 use prometheus_client::registry::Registry;
-use trunkline_ebpf::{Counters, Totals};
+use trunkline_ebpf::{Counters, Ran, Totals};
 
 use super::Metrics;
 use crate::flows::export::ExporterCounts;
@@ -71,6 +71,8 @@ pub(super) struct FlowMetrics {
     flow_packets: Family<FlowSample, Counter>,
     flow_bytes: Family<FlowSample, Counter>,
     names: Gauge,
+    runs: Counter,
+    run_time: Counter<f64, AtomicU64>,
     desired: Gauge,
     attached: Gauge,
     namespaces: Gauge,
@@ -155,6 +157,12 @@ impl FlowMetrics {
             self.lost.clone(),
         );
         r.register("flow_names", "Addresses whose pods are known, to name peers by", self.names.clone());
+        r.register(
+            "tap_runs",
+            "Times that taps ran, where the node counts it (kernel.bpf_stats_enabled)",
+            self.runs.clone(),
+        );
+        r.register("tap_run_seconds", "For how long they ran in all", self.run_time.clone());
         r.register("taps_desired", "Interfaces that should have a tap", self.desired.clone());
         r.register("taps_attached", "Interfaces that have one", self.attached.clone());
         r.register(
@@ -216,6 +224,12 @@ impl Metrics {
     /// Addresses that name peers.
     pub fn set_names(&self, names: usize) {
         self.flows.names.set(gauge(names));
+    }
+
+    /// How often taps ran, and for how long.
+    pub fn set_ran(&self, ran: Ran) {
+        self.flows.runs.inner().store(ran.runs, Ordering::Relaxed);
+        self.flows.run_time.inner().store(ran.time.as_secs_f64().to_bits(), Ordering::Relaxed);
     }
 
     /// Taps that should be, and that are.

@@ -66,3 +66,17 @@ fn a_frame_becomes_a_flow_and_the_epoch_adds_up() {
     };
     assert_eq!(key.conversation(), expected);
 }
+
+#[test]
+fn runs_are_counted_while_the_kernel_counts_them() {
+    let mut rig = rig::Rig::new(1024);
+    let before = rig.reader.ran().expect("the maps' number");
+    let counting = aya::sys::enable_stats(aya::sys::Stats::RunTime).expect("the kernel can count");
+    for _ in 0..9 {
+        rig.run(Direction::Received, &[0; 60]).expect("a test run");
+    }
+    drop(counting);
+    let after = rig.reader.ran().expect("the maps' number");
+    assert_eq!(after.runs - before.runs, 9, "{before:?}, then {after:?}");
+    assert!(after.time > before.time, "{before:?}, then {after:?}");
+}
