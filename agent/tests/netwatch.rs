@@ -265,10 +265,9 @@ async fn lost_messages_make_a_new_list() {
     let first = all(stream.next().await.expect("it lives")).expect("a list comes first");
     assert_eq!(first, BTreeSet::from(["lo", "stays", "goes"].map(str::to_owned)));
     // More than the socket's buffer holds while nobody reads, and what matters is at the end of it.
-    let mut lines = String::new();
-    for number in 0..1000 {
-        lines.push_str(&format!("link set stays mtu {}\n", 1000 + number));
-    }
+    let mut lines: String = (0..1000)
+        .flat_map(|number| ["link set stays mtu ".to_owned(), format!("{}\n", 1000 + number)])
+        .collect();
     lines.push_str("link delete goes\nlink add comes type bridge\n");
     let file = std::env::temp_dir().join(format!("{}batch", prefix()));
     std::fs::write(&file, lines).expect("a file");

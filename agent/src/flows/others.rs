@@ -86,7 +86,7 @@ pub(super) fn all(
     if !reaches_inside {
         let inside = wishes.iter_mut().filter(|wish| wish.namespace.is_some());
         inside.for_each(|wish| {
-            wish.refused = Some("taps in other network namespaces need a kernel of 6.6 or newer")
+            wish.refused = Some("taps in other network namespaces need a kernel of 6.6 or newer");
         });
     }
     wishes.sort_by_key(|wish| std::cmp::Reverse(wish.instance));

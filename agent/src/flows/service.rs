@@ -310,7 +310,9 @@ impl Inner {
     /// What an earlier process closed and did not read.
     async fn read_leftover(&self) {
         let inherited = std::mem::take(&mut *self.inherited.lock().unwrap_or_else(PoisonError::into_inner));
-        inherited.iter().for_each(|epoch| self.take_in(epoch, HashMap::new()));
+        for epoch in &inherited {
+            self.take_in(epoch, HashMap::new());
+        }
         match self.reader.run(Reader::drain_leftover).await {
             Ok(Ok(Some(epoch))) => self.take_in(&epoch, HashMap::new()),
             Ok(Ok(None)) => {}

@@ -139,7 +139,7 @@ pub(crate) fn hang_filter(program: &mut SchedClassifier, link: &str, hook: TcAtt
     let options = TcAttachOptions::Netlink(NlOptions { priority, handle, ..NlOptions::default() });
     let id = program.attach_with_options(link, hook, options).expect("attached");
     // Dropped, it would go for the interface of this number in whatever namespace that is.
-    std::mem::forget(program.take_link(id).expect("ours"));
+    let _kept = std::mem::ManuallyDrop::new(program.take_link(id).expect("ours"));
 }
 
 /// Takes another's programs off that were hung there.

@@ -262,7 +262,7 @@ fn one_by_one(root: &Path, epoch: u32) -> Result<(usize, Duration)> {
     };
     let (map, mut emptied) = (open()?, open()?);
     let (begin, mut count, mut before) = (Instant::now(), 0, None);
-    for entry in map.iter() {
+    for entry in &map {
         let (key, value) = entry?;
         std::hint::black_box(value);
         // One behind: of a key that is gone nobody knows the next.
