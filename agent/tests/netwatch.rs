@@ -168,6 +168,7 @@ async fn a_deleted_namespace_is_let_go_and_its_peers_outside_vanish() {
         let inside = Space::new(&format!("end-inside-{round}"));
         outside.ip(&format!("link add out type veth peer name in netns {}", inside.0));
         let sighting = watching.wait_for(&inside, "in").await;
+        assert!(sighting.wanted.link.elsewhere.is_some(), "it is not told before its peer is known");
         let inode = sighting.wanted.inode;
         drop(sighting);
         assert!(held().contains(&inode), "it is held while it is followed");

@@ -146,10 +146,15 @@ impl LinkStream {
             }
             match payload {
                 NetlinkPayload::InnerMessage(message) => match change_of(&message) {
-                    Some(LinkNews::Seen(link)) => match list {
-                        Some(list) => drop(list.insert(link.ifindex, link)),
-                        None => ready.push_back(LinkNews::Seen(link)),
-                    },
+                    Some(LinkNews::Seen(link)) => {
+                        let half = !listed && is_half_made(&message);
+                        *due |= half;
+                        match list {
+                            Some(list) => drop(list.insert(link.ifindex, link)),
+                            None if half => {}
+                            None => ready.push_back(LinkNews::Seen(link)),
+                        }
+                    }
                     Some(LinkNews::Gone(ifindex)) => {
                         list.as_mut().map(|list| list.remove(&ifindex));
                         ready.push_back(LinkNews::Gone(ifindex));
@@ -179,6 +184,13 @@ fn change_of(message: &RouteNetlinkMessage) -> Option<LinkNews> {
         RouteNetlinkMessage::DelLink(link) if of_links(link) => Some(LinkNews::Gone(link.header.index)),
         _ => None,
     }
+}
+
+/// The first end of a pair is announced before its peer is made, and not again: only a list tells where its peer is.
+fn is_half_made(message: &RouteNetlinkMessage) -> bool {
+    let RouteNetlinkMessage::NewLink(link) = message else { return false };
+    let peered = link.attributes.iter().any(|attribute| matches!(attribute, LinkAttribute::Link(_)));
+    !peered && kind_of(link).as_deref() == Some("veth")
 }
 
 fn of_links(link: &LinkMessage) -> bool {
@@ -253,6 +265,13 @@ mod tests {
         assert_eq!(of(LinkLayerType::Loopback, vec![]).kind, "loopback");
         assert_eq!(of(LinkLayerType::None, vec![]).form, LinkForm::Network);
         assert_eq!(of(LinkLayerType::Infiniband, vec![]).form, LinkForm::Unknown);
+    }
+
+    #[test]
+    fn an_end_whose_peer_is_not_made_yet_is_only_half_told() {
+        let veth = || LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Veth)]);
+        let half = |more| is_half_made(&RouteNetlinkMessage::NewLink(link(LinkLayerType::Ether, more)));
+        assert!(half(vec![veth()]) && !half(vec![veth(), LinkAttribute::Link(3)]) && !half(vec![]));
     }
 
     #[test]

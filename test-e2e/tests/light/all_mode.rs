@@ -194,6 +194,9 @@ fn what_is_ours_has_one_tap_and_every_other_interface_of_a_pod_has_its_own() -> 
         wait::until_blocking("the pod's port and the uplink have one tap each", SOON, both)?;
         tokio::time::sleep(Duration::from_secs(3)).await;
         both()?;
+        let log = fs::read_to_string(node.agent_log()).context("reading the agent's log")?;
+        ensure!(!log.contains("tap attached interface=eth1 netns="), "the pod's end was tapped for a while");
+        ensure!(log.contains("tap attached interface=eth0 netns="), "the log says what is attached");
         cluster.delete_pod(pod).await?;
         wait::until_blocking("the pod's taps are gone", SOON, || {
             let taps = trunkctl(node, &["get", "taps"])?;
