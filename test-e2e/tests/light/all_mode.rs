@@ -235,7 +235,7 @@ fn fifty_namespaces_come_and_go_and_the_agent_takes_up_no_more_than_before() -> 
         let node = cluster.node(1);
         node.wait_agent_ready().await?;
         let settled = |most: usize| {
-            wait::until_blocking("pins are gone with their last flows", SOON * 2, || {
+            wait::until_blocking("pins are gone with their last flows", SOON * 6, || {
                 let pins = pins(node)?;
                 ensure!(pins <= most, "{pins} folders of pins, of {most}");
                 Ok(Some(()))
@@ -256,7 +256,7 @@ fn fifty_namespaces_come_and_go_and_the_agent_takes_up_no_more_than_before() -> 
                 netns.ip("link add v0 type veth peer name v1")?;
                 all.push(netns);
             }
-            wait::until_blocking("all have taps", SOON * 2, || {
+            wait::until_blocking("all have taps", SOON * 6, || {
                 let taps = trunkctl(node, &["get", "taps"])?;
                 let of = |tap: &&Value| tap["device"] == "v0" || tap["device"] == "v1";
                 let on = taps.iter().filter(of).filter(|tap| tap["state"] == "attached").count();
