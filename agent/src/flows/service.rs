@@ -190,7 +190,7 @@ impl FlowService {
         loop {
             let done = tokio::select! { biased;
                 () = stop.cancelled() => break,
-                _ = reconcile.tick() => inner.reconcile().await,
+                _ = reconcile.tick() => inner.reconcile().await.map(|more| prompt.done(more)),
                 _ = drain.tick() => inner.drain().await,
                 () = prompt.wait() => inner.settle_others(false).await.map(|more| prompt.done(more)),
             };
@@ -241,10 +241,11 @@ impl Inner {
         self.allocations.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn reconcile(&self) -> Result<(), OwnerGone> {
-        self.settle_others(true).await?;
+    /// Says whether there is more to do at once.
+    async fn reconcile(&self) -> Result<bool, OwnerGone> {
+        let more = self.settle_others(true).await?;
         if !self.options.bridges.ovs_connected() {
-            return Ok(()); // which ports there are is not known
+            return Ok(more); // which ports there are is not known
         }
         let rows = self.options.bridges.pod_ports();
         let mut wishes = {
@@ -260,7 +261,7 @@ impl Inner {
         self.follow_pools(&rows);
         let known = self.taps.known();
         self.options.metrics.set_taps(desired, known.taps.len());
-        Ok(())
+        Ok(more)
     }
 
     fn tell(&self, changes: &Changes) {
