@@ -12,7 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
 
-/// Of `bpf(2)`: `BPF_MAP_UPDATE_ELEM`, `BPF_OBJ_PIN`, `BPF_LINK_UPDATE`, `BPF_LINK_DETACH`.
+/// `bpf(2)`: `BPF_MAP_UPDATE_ELEM`, `BPF_OBJ_PIN`, `BPF_LINK_UPDATE`, `BPF_LINK_DETACH`.
 const CHANGES: [u64; 4] = [2, 6, 29, 34];
 const PTRACE_GET_SYSCALL_INFO: u32 = 0x420e;
 const ENTRY: u8 = 1;

@@ -3,6 +3,7 @@
 //! The way is the kernel's own, or what `TRUNKLINE_TAPS_WAY=clsact` says, so that every test runs by clsact on any
 //! kernel. What is looked at is looked at by `tc` and not by our own messages.
 
+use std::mem::ManuallyDrop;
 use std::path::Path;
 use std::process::Command;
 
@@ -139,7 +140,7 @@ pub(crate) fn hang_filter(program: &mut SchedClassifier, link: &str, hook: TcAtt
     let options = TcAttachOptions::Netlink(NlOptions { priority, handle, ..NlOptions::default() });
     let id = program.attach_with_options(link, hook, options).expect("attached");
     // Dropped, it would go for the interface of this number in whatever namespace that is.
-    let _kept = std::mem::ManuallyDrop::new(program.take_link(id).expect("ours"));
+    let _kept = ManuallyDrop::new(program.take_link(id).expect("ours"));
 }
 
 /// Takes another's programs off that were hung there.
