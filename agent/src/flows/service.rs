@@ -296,15 +296,8 @@ impl Inner {
         let mut names = allocations.names();
         names.forget(SystemTime::now());
         self.options.metrics.set_names(names.len());
-        let ports = rows.iter().filter_map(|row| {
-            let owner = Endpoint {
-                namespace: row.pod_namespace.clone(),
-                name: row.pod_name.clone(),
-                uid: row.pod_uid.clone(),
-                interface: row.interface.clone(),
-            };
-            Some((row.bridge.clone(), row.mac?, Arc::new(owner)))
-        });
+        let ports =
+            rows.iter().filter_map(|row| Some((row.bridge.clone(), row.mac?, Arc::new(Endpoint::from(row)))));
         names.set_ports(ports);
     }
 

@@ -35,17 +35,23 @@ pub(crate) fn of_port(row: &PodPortRow, ifindex: u32, datapath: Option<DatapathK
             ifindex,
             interface: row.interface.clone(),
             netns: None,
-            pod: Some(Endpoint {
-                namespace: row.pod_namespace.clone(),
-                name: row.pod_name.clone(),
-                uid: row.pod_uid.clone(),
-                interface: row.interface.clone(),
-            }),
+            pod: Some(Endpoint::from(row)),
             network: Some(row.nad.clone()),
             vlan: row.vlan,
             bridge: Some(row.bridge.clone()),
             since: SystemTime::now(),
         },
+    }
+}
+
+impl From<&PodPortRow> for Endpoint {
+    fn from(row: &PodPortRow) -> Self {
+        Self {
+            namespace: row.pod_namespace.clone(),
+            name: row.pod_name.clone(),
+            uid: row.pod_uid.clone(),
+            interface: row.interface.clone(),
+        }
     }
 }
 

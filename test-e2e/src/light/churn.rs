@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use futures::StreamExt as _;
 
-use super::{LightCluster, LightNode};
+use super::{LightCluster, LightNode, Usage};
 use crate::objects::PodSpec;
 use crate::wait;
 
@@ -33,5 +33,16 @@ pub fn settled(node: &LightNode) -> Result<()> {
         let pins = sets.filter_map(|set| fs::read_dir(set.ok()?.path().join("taps")).ok()).flatten().count();
         ensure!(pins <= 1, "{pins} folders of pins");
         Ok(Some(()))
+    })
+}
+
+/// Waits until an agent takes up no more than before. Connections to the API server come and go by themselves.
+pub fn flat(node: &LightNode, before: Usage) -> Result<Usage> {
+    wait::until_blocking("what the agent takes up is flat", SETTLED, || {
+        let after = node.agent_usage()?;
+        ensure!(after.descriptors <= before.descriptors + 4, "{before:?}, then {after:?}");
+        ensure!(after.threads <= before.threads + 2, "{before:?}, then {after:?}");
+        ensure!(after.rss_kib <= before.rss_kib + before.rss_kib / 4, "{before:?}, then {after:?}");
+        Ok(Some(after))
     })
 }

@@ -99,6 +99,19 @@ impl RunningPod {
         serde_json::from_str(&text).with_context(|| format!("reading what the probe printed: {text}"))
     }
 
+    /// Sends ten million bytes over TCP to another pod's `eth1`; what was sent and what arrived, with their SHA-256.
+    pub fn transfer(&self, run: &Run, to: &Self, target: &str) -> Result<(Value, Value)> {
+        let ready = run.dir().join(format!("recv-{:08x}", rand::random::<u32>()));
+        let mut command = to.probe_command(&["tcp-recv", "--interface", "eth1", "--ready"])?;
+        let listening = command.arg(&ready).stdout(Stdio::piped()).spawn().context("starting a receiver")?;
+        wait::until_blocking("the receiver listens", Duration::from_secs(30), || {
+            Ok(ready.exists().then_some(()))
+        })?;
+        let sent = self.probe(&["tcp-send", "--interface", "eth1", "--target", target])?;
+        let received = listening.wait_with_output().context("waiting for the receiver")?;
+        Ok((sent, serde_json::from_slice(&received.stdout).context("reading what arrived")?))
+    }
+
     /// The elements of the network-status annotation, as the API server has it now.
     pub async fn network_status(&self, client: &Client) -> Result<Vec<Value>> {
         network_status(client, &self.object).await

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::net::{SocketAddr, UdpSocket};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -11,11 +10,11 @@ use serde_json::{Value, json};
 use trunkline_api::AgentConfig;
 use trunkline_e2e::fixtures::{ipam, network, pool};
 use trunkline_e2e::light::node::state_dir;
-use trunkline_e2e::light::{LightCluster, LightNode, LightOptions};
+use trunkline_e2e::light::{LightCluster, LightNode, LightOptions, churn};
 use trunkline_e2e::netns::Netns;
 use trunkline_e2e::objects::PodSpec;
 use trunkline_e2e::suite::Suite;
-use trunkline_e2e::{paths, process, wait};
+use trunkline_e2e::{paths, wait};
 
 static SUITE: Suite = Suite::new("all-mode", options, setup);
 
@@ -48,16 +47,9 @@ fn setup(cluster: &LightCluster) -> Result<()> {
     cluster.apply(&objects.concat())
 }
 
-/// What `trunkctl` prints of the node, as JSON.
-fn trunkctl(node: &LightNode, args: &[&str]) -> Result<Vec<Value>> {
-    let mut command = Command::new(paths::binary("trunkctl")?);
-    command.args(args).args(["-o", "json", "--socket"]).arg(node.agent_socket());
-    serde_json::from_str(&process::output(&mut command)?).context("reading trunkctl's list")
-}
-
 /// The taps on interfaces of this namespace.
 fn taps(node: &LightNode, netns: &str) -> Result<Vec<Value>> {
-    let mut taps = trunkctl(node, &["get", "taps"])?;
+    let mut taps = node.trunkctl(&["get", "taps"])?;
     taps.retain(|tap| tap["netns"] == netns);
     Ok(taps)
 }
@@ -125,7 +117,7 @@ fn an_interface_that_moves_is_tapped_within_a_second_and_its_flows_bear_its_name
         for (netns, link, direction) in [(&a, "va", "sent"), (&b, "vb", "received")] {
             wait::until_blocking("each end has one flow, with every packet", SOON, || {
                 let filters = ["flows", "--netns", netns.name(), "--port", "9999"];
-                let flows = trunkctl(node, &filters)?;
+                let flows = node.trunkctl(&filters)?;
                 let [flow] = flows.as_slice() else { anyhow::bail!("{flows:?}") };
                 ensure!(flow["packets"] == DATAGRAMS && flow["direction"] == direction, "{flow}");
                 ensure!(flow["device"] == link && flow["pod"] == "" && flow["network"] == "", "{flow}");
@@ -179,11 +171,11 @@ fn what_is_ours_has_one_tap_and_every_other_interface_of_a_pod_has_its_own() -> 
             netns.starts_with(&format!("{}-s-", cluster.run().prefix())) && tap["device"] == "eth0"
         };
         wait::until_blocking("the pod's primary interface has a tap", SOON, || {
-            Ok(trunkctl(node, &["get", "taps"])?.iter().any(primary).then_some(()))
+            Ok(node.trunkctl(&["get", "taps"])?.iter().any(primary).then_some(()))
         })?;
         // Both ways of looking have passed by then.
         let both = || {
-            let taps = trunkctl(node, &["get", "taps"])?;
+            let taps = node.trunkctl(&["get", "taps"])?;
             let ours: Vec<_> = taps.iter().filter(|tap| tap["netns"].is_null()).collect();
             let host = |name: &str| taps.iter().any(|tap| tap["netns"] == "host" && tap["device"] == name);
             let other_end = taps.iter().any(|tap| !tap["netns"].is_null() && tap["device"] == "eth1");
@@ -199,7 +191,7 @@ fn what_is_ours_has_one_tap_and_every_other_interface_of_a_pod_has_its_own() -> 
         ensure!(log.contains("tap attached interface=eth0 netns="), "the log says what is attached");
         cluster.delete_pod(pod).await?;
         wait::until_blocking("the pod's taps are gone", SOON, || {
-            let taps = trunkctl(node, &["get", "taps"])?;
+            let taps = node.trunkctl(&["get", "taps"])?;
             Ok(taps.iter().all(|tap| tap["pod"].is_null() && !primary(tap)).then_some(()))
         })
     })
@@ -257,7 +249,7 @@ fn fifty_namespaces_come_and_go_and_the_agent_takes_up_no_more_than_before() -> 
                 all.push(netns);
             }
             wait::until_blocking("all have taps", SOON * 6, || {
-                let taps = trunkctl(node, &["get", "taps"])?;
+                let taps = node.trunkctl(&["get", "taps"])?;
                 let of = |tap: &&Value| tap["device"] == "v0" || tap["device"] == "v1";
                 let on = taps.iter().filter(of).filter(|tap| tap["state"] == "attached").count();
                 ensure!(on == 2 * CHURN, "{on} of {}", 2 * CHURN);
@@ -269,13 +261,7 @@ fn fifty_namespaces_come_and_go_and_the_agent_takes_up_no_more_than_before() -> 
             usage.push(node.agent_usage()?);
         }
         let before = usage[0];
-        let after = wait::until_blocking("what the agent takes up is flat", SOON, || {
-            let after = node.agent_usage()?;
-            ensure!(after.descriptors <= before.descriptors + 4, "{before:?}, then {after:?}");
-            ensure!(after.threads <= before.threads + 2, "{before:?}, then {after:?}");
-            ensure!(after.rss_kib <= before.rss_kib + before.rss_kib / 4, "{before:?}, then {after:?}");
-            Ok(Some(after))
-        })?;
+        let after = churn::flat(node, before)?;
         eprintln!("{CHURN} namespaces more: {before:?}, then {after:?}");
         let metrics = node.agent_http("/metrics")?;
         assert!(!metrics.contains("device=\"v0\""), "counters of what is gone are printed no more");

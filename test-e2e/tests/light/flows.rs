@@ -4,7 +4,6 @@ mod prometheus;
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -73,14 +72,7 @@ fn counters_agree(pod: &RunningPod) -> Result<u64> {
 
 /// Sends ten million bytes over TCP; returns what was sent.
 fn transfer(cluster: &LightCluster, from: &RunningPod, to: &RunningPod, target: &str) -> Result<u64> {
-    let ready = cluster.run().dir().join(format!("recv-{:08x}", rand::random::<u32>()));
-    let mut command = to.probe_command(&["tcp-recv", "--interface", "eth1", "--ready"])?;
-    let listening = command.arg(&ready).stdout(Stdio::piped()).spawn()?;
-    wait::until_blocking("the receiver listens", Duration::from_secs(30), || {
-        Ok(ready.exists().then_some(()))
-    })?;
-    let sent = from.probe(&["tcp-send", "--interface", "eth1", "--target", target])?;
-    listening.wait_with_output()?;
+    let (sent, _) = from.transfer(cluster.run(), to, target)?;
     sent["bytes"].as_u64().context("the probe did not say how much it sent")
 }
 
@@ -366,13 +358,7 @@ fn a_thousand_pods_come_and_go_and_the_agent_takes_up_no_more_than_before() -> R
         churn::pods(cluster, "net-a", WARM, CHURN).await?;
         churn::settled(&node)?;
         // Connections to the API server come and go by themselves.
-        let after = wait::until_blocking("what the agent takes up is flat", SOON, || {
-            let after = node.agent_usage()?;
-            ensure!(after.descriptors <= before.descriptors + 4, "{before:?}, then {after:?}");
-            ensure!(after.threads <= before.threads + 2, "{before:?}, then {after:?}");
-            ensure!(after.rss_kib <= before.rss_kib + before.rss_kib / 4, "{before:?}, then {after:?}");
-            Ok(Some(after))
-        })?;
+        let after = churn::flat(&node, before)?;
         eprintln!("{CHURN} pods: {before:?}, then {after:?}");
         let metrics = node.agent_http("/metrics")?;
         assert!(metrics.contains("trunkline_agent_flow_epochs_inexact_total 0"), "{metrics}");

@@ -1,10 +1,9 @@
 //! Two nodes: pods of one VLAN reach each other within and across nodes, and nobody else.
 
-use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use serde_json::{Value, json};
+use serde_json::json;
 use trunkline_e2e::fixtures::{ipam, network, pool};
 use trunkline_e2e::light::node::{datapath, offloads};
 use trunkline_e2e::light::{LightCluster, LightOptions, NodeOptions, RunningPod};
@@ -205,7 +204,7 @@ fn ten_megabytes_cross_nodes_both_ways_unharmed() -> Result<()> {
         for (from, to) in [(&one, &two), (&two, &one)] {
             assert_eq!(offloads(&from.sandbox.netns, "eth1", "tx-checksumming")?, kernel);
             for target in to.addresses(cluster.client(), "eth1").await? {
-                let (sent, received) = transfer(cluster, from, to, &target)?;
+                let (sent, received) = from.transfer(cluster.run(), to, &target)?;
                 assert_eq!((&sent["sha256"], &sent["bytes"]), (&received["sha256"], &json!(10_000_000)));
                 let seconds = sent["seconds"].as_f64().context("no time")?;
                 assert!(seconds < 20.0 * f64::from(wait::patience()), "{target}: 10 MB took {seconds} s");
@@ -213,23 +212,6 @@ fn ten_megabytes_cross_nodes_both_ways_unharmed() -> Result<()> {
         }
         cluster.delete_pods(vec![one, two]).await
     })
-}
-
-fn transfer(
-    cluster: &LightCluster,
-    from: &RunningPod,
-    to: &RunningPod,
-    target: &str,
-) -> Result<(Value, Value)> {
-    let ready = cluster.run().dir().join(format!("recv-{:08x}", rand::random::<u32>()));
-    let mut command = to.probe_command(&["tcp-recv", "--interface", "eth1", "--ready"])?;
-    let listening = command.arg(&ready).stdout(Stdio::piped()).spawn()?;
-    wait::until_blocking("the receiver listens", Duration::from_secs(30), || {
-        Ok(ready.exists().then_some(()))
-    })?;
-    let sent = from.probe(&["tcp-send", "--interface", "eth1", "--target", target])?;
-    let received = serde_json::from_slice(&listening.wait_with_output()?.stdout)?;
-    Ok((sent, received))
 }
 
 #[test]
