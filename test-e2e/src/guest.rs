@@ -54,7 +54,7 @@ pub const KERNEL_DATAPATH: &[&str] = &[
     "restart::after_a_reboot_pods_come_back_with_their_addresses_and_no_port_is_stale",
 ];
 
-/// What taps by clsact must do on a kernel before TCX, of the light tier.
+/// What taps by clsact must do on a kernel before TCX, of the light tier: `trunkline-e2e kernel-datapath --kernel 6.1`.
 pub const BEFORE_TCX: &[&str] = &[
     "flows::a_transfer_is_counted_exactly_on_both_nodes_and_names_both_pods",
     "flows::taps_go_on_counting_while_the_agent_is_dead_and_none_is_attached_twice",
