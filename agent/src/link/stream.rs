@@ -186,10 +186,12 @@ fn change_of(message: &RouteNetlinkMessage) -> Option<LinkNews> {
     }
 }
 
-/// The first end of a pair is announced before its peer is made, and not again: only a list tells where its peer is.
+/// The first end of a pair is announced before its peer is made, with 0 for it, and not again: only a list tells where
+/// its peer is.
 fn is_half_made(message: &RouteNetlinkMessage) -> bool {
     let RouteNetlinkMessage::NewLink(link) = message else { return false };
-    let peered = link.attributes.iter().any(|attribute| matches!(attribute, LinkAttribute::Link(_)));
+    let of_peer = |attribute: &LinkAttribute| matches!(attribute, LinkAttribute::Link(index) if *index != 0);
+    let peered = link.attributes.iter().any(of_peer);
     !peered && kind_of(link).as_deref() == Some("veth")
 }
 
@@ -271,7 +273,12 @@ mod tests {
     fn an_end_whose_peer_is_not_made_yet_is_only_half_told() {
         let veth = || LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Veth)]);
         let half = |more| is_half_made(&RouteNetlinkMessage::NewLink(link(LinkLayerType::Ether, more)));
-        assert!(half(vec![veth()]) && !half(vec![veth(), LinkAttribute::Link(3)]) && !half(vec![]));
+        assert!(
+            half(vec![veth(), LinkAttribute::Link(0)])
+                && half(vec![veth()])
+                && !half(vec![veth(), LinkAttribute::Link(3)])
+                && !half(vec![])
+        );
     }
 
     #[test]
