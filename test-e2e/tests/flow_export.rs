@@ -9,7 +9,7 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -32,6 +32,9 @@ const GOFLOW2: u16 = 9997;
 /// The port that dissectors know IPFIX by.
 const TSHARK: u16 = 4739;
 const SOON: Duration = Duration::from_secs(60);
+
+/// Whose turn it is.
+static TURN: Mutex<()> = Mutex::new(());
 
 /// A namespace with collectors in it.
 struct Bench {
@@ -165,6 +168,8 @@ fn test(purpose: &str, body: impl FnOnce(&Bench) -> Result<()>) -> Result<()> {
     if let Err(error) = run::require_root("this test") {
         return suite::skip(&error);
     }
+    // One collector at a time: nfacctd, beside others that start on a small machine, at times writes nothing for a minute.
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let bench = Bench::start(purpose)?;
     let done = body(&bench);
     done.with_context(|| format!("logs are in {}", bench.run.out().display()))
