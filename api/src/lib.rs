@@ -6,6 +6,7 @@
 pub mod allocation;
 pub mod config;
 mod crds;
+pub mod flow_protocol;
 mod json;
 mod k8s_name;
 pub mod link_name;
@@ -26,6 +27,7 @@ pub use config::{
     UplinkConfig, WithoutAnnotations,
 };
 pub use crds::crds;
+pub use flow_protocol::{FlowProtocol, InvalidProtocol};
 pub use link_name::{BridgeName, IfName, InvalidLinkName};
 pub use mac::{InvalidMac, MacAddr};
 pub use mtu::{InvalidMtu, Mtu};

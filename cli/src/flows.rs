@@ -2,13 +2,17 @@
 //!
 //! Owns filters, order and columns. Must never leave out a flow in silence: what an agent leaves out is said.
 
-use std::net::IpAddr;
+mod merge;
+
+use std::borrow::Cow;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use ipnet::IpNet;
 use serde::Serialize;
+use serde_json::Value;
 use trunkline_agent::flows::{FlowRow, FlowsDump};
+use trunkline_api::FlowProtocol;
+use trunkline_api::export::AddressRange;
 
 use crate::get::vlan;
 use crate::output::{bytes, print};
@@ -17,6 +21,9 @@ use crate::table;
 
 /// How often `--follow` looks again: as often as agents read their taps by default.
 const AGAIN: Duration = Duration::from_secs(5);
+
+/// ICMP and ICMPv6, in whose rows type and code take the place of ports.
+const ICMP: [FlowProtocol; 2] = [FlowProtocol::Ip(1), FlowProtocol::Ip(58)];
 
 /// Which flows, in which order and form. Several filters must all hold.
 #[derive(Args)]
@@ -38,16 +45,19 @@ pub(crate) struct FlowsArgs {
     vlan: Option<u16>,
     /// tcp, udp, icmp, icmpv6, arp, …, a protocol's number, or an ethertype as 0x88cc
     #[arg(long)]
-    protocol: Option<String>,
-    /// Port at either end
+    protocol: Option<FlowProtocol>,
+    /// Port at either end; ICMP has none
     #[arg(long)]
     port: Option<u16>,
     /// Address or CIDR at either end
-    #[arg(long, value_parser = network)]
-    address: Option<IpNet>,
+    #[arg(long)]
+    address: Option<AddressRange>,
     /// sent or received, as the pod sees it
     #[arg(long, value_enum)]
     direction: Option<Way>,
+    /// One row of flows that differ only by network, VLAN, bridge and tags
+    #[arg(long)]
+    ignore_vlan: bool,
     /// Only the first so many
     #[arg(long)]
     top: Option<usize>,
@@ -90,17 +100,15 @@ enum Form {
     Csv,
 }
 
-fn network(text: &str) -> Result<IpNet, String> {
-    let address = || text.parse::<IpAddr>().map(IpNet::from);
-    text.parse().or_else(|_| address()).map_err(|_| "use an IP address or a CIDR".to_owned())
-}
-
 /// A flow with the node that saw it.
 #[derive(Serialize)]
 struct OfNode<'a> {
     node: &'a str,
     #[serde(flatten)]
-    flow: &'a FlowRow,
+    flow: Cow<'a, FlowRow>,
+    /// Whether flows of several VLANs were merged into it, so that it is on none of them.
+    #[serde(skip)]
+    several_vlans: bool,
 }
 
 /// Prints the flows, once or for ever.
@@ -120,18 +128,24 @@ fn show(nodes: &Nodes<FlowsDump>, args: &FlowsArgs) -> anyhow::Result<()> {
         eprintln!("trunkctl: node {} has {} more flows, with fewer bytes each", node.node, node.left_out);
     }
     let all = nodes.dumps.iter().flat_map(|dump| {
-        let of_node = |flow| OfNode { node: &dump.node, flow };
-        dump.flows.iter().map(of_node)
+        let wanted = dump.flows.iter().filter(|flow| args.wants(flow));
+        wanted.map(|flow| merge::single(&dump.node, flow))
     });
-    let mut flows: Vec<OfNode<'_>> = all.filter(|of| args.wants(of.flow)).collect();
-    flows.sort_by_key(|of| std::cmp::Reverse(args.sort.key(of.flow)));
+    let mut flows: Vec<OfNode<'_>> = all.collect();
+    if args.ignore_vlan {
+        flows = merge::ignoring_vlan(flows);
+    }
+    flows.sort_by_key(|of| std::cmp::Reverse(args.sort.key(&of.flow)));
     flows.truncate(args.top.unwrap_or(usize::MAX));
     match args.output {
         Form::Table => {
             let rows: Vec<Vec<String>> = flows.iter().map(row).collect();
             print(&table::render(&HEADER, &rows))
         }
-        Form::Json => print(&format!("{}\n", serde_json::to_string_pretty(&flows)?)),
+        Form::Json => {
+            let flows = flows.iter().map(json).collect::<Result<Vec<_>, _>>()?;
+            print(&format!("{}\n", serde_json::to_string_pretty(&flows)?))
+        }
         Form::Csv => print(&csv(&flows)),
     }
 }
@@ -156,17 +170,23 @@ impl FlowsArgs {
             })
         };
         let way = |way: Way| (way == Way::Sent) == (flow.direction == "sent");
-        let inside = |net: IpNet| {
-            let at = |text: &str| text.parse::<IpAddr>().is_ok_and(|address| net.contains(&address));
+        let protocol = flow.protocol.parse::<FlowProtocol>().ok();
+        let inside = |range: AddressRange| {
+            let at = |text: &str| text.parse().is_ok_and(|address| range.contains(address));
             at(&flow.source) || at(&flow.destination)
+        };
+        let ports = if ICMP.map(Some).contains(&protocol) {
+            [None; 2]
+        } else {
+            [flow.source_port, flow.destination_port]
         };
         self.interface.as_ref().is_none_or(|asked| *asked == flow.interface || *asked == flow.device)
             && self.netns.as_ref().is_none_or(|asked| *asked == flow.netns)
             && (name(&self.pod, &flow.pod) || name(&self.pod, &flow.peer))
             && name(&self.network, &flow.network)
             && self.vlan.is_none_or(|vlan| vlan == flow.vlan && !flow.network.is_empty())
-            && self.protocol.as_ref().is_none_or(|asked| asked.eq_ignore_ascii_case(&flow.protocol))
-            && self.port.is_none_or(|port| [flow.source_port, flow.destination_port].contains(&Some(port)))
+            && self.protocol.is_none_or(|asked| protocol == Some(asked))
+            && self.port.is_none_or(|port| ports.contains(&Some(port)))
             && self.address.is_none_or(inside)
             && self.direction.is_none_or(way)
     }
@@ -190,7 +210,7 @@ const HEADER: [&str; 14] = [
 ];
 
 fn row(of: &OfNode<'_>) -> Vec<String> {
-    let flow = of.flow;
+    let flow = &of.flow;
     let rtt = flow.rtt_us.map(|micros| format!("{micros:.0}µs"));
     let last: Vec<String> =
         [Some(flow.flags.clone()).filter(|flags| !flags.is_empty()), rtt].into_iter().flatten().collect();
@@ -201,7 +221,7 @@ fn row(of: &OfNode<'_>) -> Vec<String> {
         flow.direction.clone(),
         flow.peer.clone(),
         flow.network.clone(),
-        if flow.network.is_empty() { flow.tags.clone() } else { vlan(Some(flow.vlan)) },
+        vlans(of),
         flow.protocol.clone(),
         end(&flow.source, flow.source_port),
         end(&flow.destination, flow.destination_port),
@@ -210,6 +230,27 @@ fn row(of: &OfNode<'_>) -> Vec<String> {
         format!("{}/s", bytes(flow.bytes_per_second)),
         last.join(" "),
     ]
+}
+
+fn vlans(of: &OfNode<'_>) -> String {
+    if of.several_vlans {
+        merge::SEVERAL.to_owned()
+    } else if of.flow.network.is_empty() {
+        of.flow.tags.clone()
+    } else {
+        vlan(Some(of.flow.vlan))
+    }
+}
+
+/// Without a VLAN where it would be one of several.
+fn json(of: &OfNode<'_>) -> serde_json::Result<Value> {
+    let mut value = serde_json::to_value(of)?;
+    if let Value::Object(fields) = &mut value
+        && of.several_vlans
+    {
+        fields.remove("vlan");
+    }
+    Ok(value)
 }
 
 fn end(address: &str, port: Option<u16>) -> String {
@@ -224,16 +265,17 @@ fn csv(flows: &[OfNode<'_>]) -> String {
     let mut text = "node,pod,interface,direction,peer,network,vlan,tags,bridge,protocol,source,source_port,destination,\
         destination_port,bytes,packets,skbs,skb_bytes,bytes_per_second,flags,rtt_us,first_unix_ms,last_unix_ms,notes,netns\r\n"
         .to_owned();
-    for OfNode { node, flow } in flows {
+    for of in flows {
+        let flow = &of.flow;
         let port = |port: Option<u16>| port.map(|port| port.to_string()).unwrap_or_default();
         let fields = [
-            (*node).to_owned(),
+            of.node.to_owned(),
             flow.pod.clone(),
             flow.interface.clone(),
             flow.direction.clone(),
             flow.peer.clone(),
             flow.network.clone(),
-            flow.vlan.to_string(),
+            if of.several_vlans { merge::SEVERAL.to_owned() } else { flow.vlan.to_string() },
             flow.tags.clone(),
             flow.bridge.clone(),
             flow.protocol.clone(),
@@ -322,12 +364,39 @@ mod tests {
             ("--vlan 0", false),
             ("--port 4000", true),
             ("--port 4001", false),
+            ("--protocol 6", true),
+            ("--protocol udp", false),
             ("--address 10.0.0.2", true),
             ("--address 10.0.0.0/30 --direction received", false),
             ("--address fd00::/8", false),
         ] {
             assert_eq!(args(line).wants(&flow()), wanted, "{line}");
         }
+    }
+
+    #[test]
+    fn types_and_codes_of_icmp_are_no_ports() {
+        let echo =
+            FlowRow { protocol: "icmp".into(), source_port: Some(8), destination_port: Some(0), ..flow() };
+        assert!(args("--protocol icmp").wants(&echo) && !args("--protocol icmp --port 8").wants(&echo));
+    }
+
+    #[test]
+    fn a_protocol_that_there_is_not_is_refused() {
+        let line = Line::try_parse_from(["flows", "--protocol", "tpc"]);
+        assert!(line.is_err_and(|refused| refused.to_string().contains("\"tpc\" is no protocol")));
+    }
+
+    #[test]
+    fn a_row_of_several_vlans_has_none_of_them() {
+        let other = FlowRow { network: "default/v200".into(), vlan: 200, ..flow() };
+        let first = flow();
+        let merged = merge::ignoring_vlan(vec![merge::single("n1", &first), merge::single("n1", &other)]);
+        assert_eq!(merged.len(), 1);
+        assert_eq!(row(&merged[0])[5..7], ["*", "*"]);
+        assert!(json(&merged[0]).is_ok_and(|json| json.get("vlan").is_none() && json["network"] == "*"));
+        assert!(csv(&merged).contains(",default/b,*,*,,"), "{}", csv(&merged));
+        assert!(json(&merge::single("n1", &first)).is_ok_and(|json| json["vlan"] == 100));
     }
 
     #[test]
@@ -340,7 +409,7 @@ mod tests {
     #[test]
     fn a_row_says_who_and_how_much() {
         let flow = flow();
-        let row = row(&OfNode { node: "n1", flow: &flow });
+        let row = row(&merge::single("n1", &flow));
         assert_eq!(
             row.join(" "),
             "n1 default/a eth1 sent default/b default/v100 100 tcp 10.0.0.1:4000 10.0.0.2:80 1.5 KiB 3 0 B/s SYN,ACK 81µs"
@@ -352,13 +421,13 @@ mod tests {
     fn an_interface_that_is_not_ours_is_named_by_its_namespace() {
         let flow = FlowRow { netns: "host".into(), pod: String::new(), network: String::new(), ..flow() };
         assert!(args("--netns host").wants(&flow) && !args("--netns blue").wants(&flow));
-        assert_eq!(row(&OfNode { node: "n1", flow: &flow })[1], "host");
+        assert_eq!(row(&merge::single("n1", &flow))[1], "host");
     }
 
     #[test]
     fn csv_quotes_what_has_commas() {
         let flow = flow();
-        let text = csv(&[OfNode { node: "n1", flow: &flow }]);
+        let text = csv(&[merge::single("n1", &flow)]);
         assert!(text.lines().nth(1).is_some_and(|line| line.contains("\"SYN,ACK\"")), "{text}");
         let columns = text.lines().next().map(|line| line.split(',').count());
         assert_eq!(columns, Some(25));

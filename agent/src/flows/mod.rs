@@ -32,5 +32,5 @@ pub use loss::Losses;
 pub use names::{Claim, Names};
 pub use service::{FlowService, FlowsOptions, StartError};
 pub use table::{Closed, FlowTable, LiveFlow, Timeouts};
-pub use view::{FlowRow, FlowsDump};
+pub use view::{FlowRow, FlowsDump, TCP_FLAGS};
 pub use wishes::TapWish;

@@ -2,9 +2,11 @@
 //!
 //! Owns the shape only. Keys are stable: fields are added, never renamed.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use trunkline_api::FlowProtocol;
 use trunkline_ebpf::{Conversation, Direction, FlowKey, Tag};
 
 use super::record::{Endpoint, TapIdentity};
@@ -83,8 +85,8 @@ pub struct FlowRow {
     pub notes: Vec<String>,
 }
 
-/// RFC 9293 3.1, from the lowest bit.
-const TCP_FLAGS: [&str; 9] = ["FIN", "SYN", "RST", "PSH", "ACK", "URG", "ECE", "CWR", "AE"];
+/// Names of TCP's flags (RFC 9293 3.1), from the lowest bit: the order in which a row lists them.
+pub const TCP_FLAGS: [&str; 9] = ["FIN", "SYN", "RST", "PSH", "ACK", "URG", "ECE", "CWR", "AE"];
 
 /// A row of the table. `wall` turns the programs' clock into milliseconds since the Unix epoch.
 pub(super) fn row(
@@ -114,7 +116,7 @@ pub(super) fn row(
         vlan: tap.vlan.map_or(0, u16::from),
         bridge: tap.bridge.clone().unwrap_or_default(),
         tags: tags(key),
-        protocol: protocol(&key.conversation()),
+        protocol: protocol(&key.conversation()).to_string(),
         peer: peer.map(pod).unwrap_or_default(),
         packets: flow.whole.packets,
         bytes: flow.whole.bytes,
@@ -162,26 +164,23 @@ fn ethernet(octets: [u8; 6]) -> String {
     octets.map(|octet| format!("{octet:02x}")).join(":")
 }
 
-/// The protocol's usual name, else its number.
-pub(super) fn protocol(conversation: &Conversation) -> String {
-    let name = match *conversation {
-        Conversation::Ip { protocol, .. } => match protocol {
-            6 => "tcp",
-            17 => "udp",
-            33 => "dccp",
-            47 => "gre",
-            50 => "esp",
-            51 => "ah",
-            132 => "sctp",
-            136 => "udplite",
-            other => return other.to_string(),
-        },
-        Conversation::Icmp { src, .. } if src.is_ipv4() => "icmp",
-        Conversation::Icmp { .. } => "icmpv6",
-        Conversation::Arp { .. } => "arp",
-        Conversation::Ethernet { ethertype, .. } => return format!("{ethertype:#06x}"),
-    };
-    name.to_owned()
+/// What it speaks.
+pub(super) fn protocol(conversation: &Conversation) -> FlowProtocol {
+    match *conversation {
+        Conversation::Ip { protocol, .. } => FlowProtocol::Ip(protocol),
+        Conversation::Icmp { src, .. } => FlowProtocol::Ip(if src.is_ipv4() { 1 } else { 58 }),
+        Conversation::Arp { .. } => FlowProtocol::Arp,
+        Conversation::Ethernet { ethertype, .. } => FlowProtocol::Ethernet(ethertype),
+    }
+}
+
+/// The IP addresses at both ends, where there are any.
+pub(super) fn ip_addresses(conversation: &Conversation) -> Option<[IpAddr; 2]> {
+    match *conversation {
+        Conversation::Ip { src, dst, .. } | Conversation::Icmp { src, dst, .. } => Some([src, dst]),
+        Conversation::Arp { sender, target, .. } => Some([sender.into(), target.into()]),
+        Conversation::Ethernet { .. } => None,
+    }
 }
 
 fn tags(key: &FlowKey) -> String {
@@ -217,7 +216,7 @@ mod tests {
         assert_eq!(flags(0x12), "SYN,ACK");
         assert_eq!(flags(0), "");
         let lldp = Conversation::Ethernet { src: [0; 6], dst: [1; 6], ethertype: 0x88cc };
-        assert_eq!(protocol(&lldp), "0x88cc");
+        assert_eq!(protocol(&lldp).to_string(), "0x88cc");
         let ospf = Conversation::Ip {
             src: [10, 0, 0, 1].into(),
             dst: [10, 0, 0, 2].into(),
@@ -225,7 +224,7 @@ mod tests {
             src_port: 0,
             dst_port: 0,
         };
-        assert_eq!(protocol(&ospf), "89");
+        assert_eq!(protocol(&ospf).to_string(), "89");
         assert_eq!(ethernet([0, 1, 2, 0xab, 4, 5]), "00:01:02:ab:04:05");
     }
 }

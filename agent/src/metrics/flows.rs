@@ -88,6 +88,7 @@ pub(super) struct FlowMetrics {
     exported: Family<ExporterLabels, Counter>,
     not_exported: Family<ExporterLabels, Counter>,
     export_errors: Family<ExporterLabels, Counter>,
+    export_skipped: Family<ExporterLabels, Counter>,
 }
 
 impl FlowMetrics {
@@ -133,6 +134,11 @@ impl FlowMetrics {
             this.not_exported.clone(),
         );
         r.register("flow_export_errors", "Failed sends, writes and connections", this.export_errors.clone());
+        r.register(
+            "flow_export_skipped",
+            "Flow records that an exporter does not want, by its filters",
+            this.export_skipped.clone(),
+        );
         this
     }
 
@@ -274,6 +280,7 @@ impl Metrics {
             (&self.flows.exported, counts.sent),
             (&self.flows.not_exported, counts.dropped),
             (&self.flows.export_errors, counts.errors),
+            (&self.flows.export_skipped, counts.skipped),
         ] {
             family.get_or_create(&labels).inner().store(value, Ordering::Relaxed);
         }

@@ -2,6 +2,7 @@
 //!
 //! Owns the keys, their defaults and bounds. Must never open a socket or a file, nor resolve a name.
 
+mod only;
 mod otlp;
 
 use std::fmt;
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use only::{AddressRange, AnyOf, InvalidOnly, NetworkName, NetworkVlan, Only, Port};
 pub use otlp::{Headers, InvalidOtlp, OtlpConfig, OtlpEndpoint};
 
 /// The enterprise number that RFC 5612 sets aside for examples.
@@ -19,9 +21,9 @@ pub const EXAMPLE_ENTERPRISE: u32 = 32_473;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 pub struct ExportConfig {
-    /// IPFIX collectors; every one gets every record.
+    /// IPFIX collectors; every one gets every record that its `only` admits.
     pub ipfix: Vec<IpfixConfig>,
-    /// OpenTelemetry collectors; every one gets every record.
+    /// OpenTelemetry collectors; every one gets every record that its `only` admits.
     pub otlp: Vec<OtlpConfig>,
     /// Raw records as JSON lines.
     pub json: Option<JsonConfig>,
@@ -45,6 +47,9 @@ pub struct IpfixConfig {
     /// Longest message, 512–65,507 bytes. Default 1400.
     #[serde(default)]
     pub max_message_bytes: MessageBytes,
+    /// Which records it gets. Default all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub only: Option<Only>,
 }
 
 /// How messages travel.
@@ -70,6 +75,9 @@ pub struct JsonConfig {
     /// How many full files are kept beside it, 0–1000: `<path>.1` is the youngest. Default 5.
     #[serde(default = "default_keep")]
     pub keep: u16,
+    /// Which records are written. Default all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub only: Option<Only>,
 }
 
 /// A host, by name or address, and a port.
@@ -263,10 +271,10 @@ mod tests {
         let text = json!({
             "ipfix": [{
                 "collector": "[2001:db8::1]:4739", "protocol": "tcp", "templateRefresh": "30s",
-                "enterpriseNumber": 1, "maxMessageBytes": 9000,
+                "enterpriseNumber": 1, "maxMessageBytes": 9000, "only": {"vlans": [0, 100]},
             }],
-            "otlp": [{"endpoint": "http://192.0.2.1:4317", "timeoutSeconds": 10}],
-            "json": {"path": "/var/log/flows", "maxBytes": 1000, "keep": 2},
+            "otlp": [{"endpoint": "http://192.0.2.1:4317", "timeoutSeconds": 10, "only": {"ports": [443]}}],
+            "json": {"path": "/var/log/flows", "maxBytes": 1000, "keep": 2, "only": {"protocols": ["tcp"]}},
         });
         let config: ExportConfig = serde_json::from_value(text.clone()).unwrap();
         assert_eq!(serde_json::to_value(config).unwrap(), text);

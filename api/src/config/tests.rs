@@ -164,6 +164,21 @@ fn bad_agent_files_are_refused_by_line_and_key() {
             "2: flows.export: otlp[0]: an https endpoint needs caFile, a PEM file with the authorities to trust".to_owned(),
         ),
         (
+            "flows:\n  export:\n    otlp: [{endpoint: \"http://otel\", only: {vlans: [100, 4095]}}]\n".to_owned(),
+            "2: flows.export: otlp[0].only.vlans[1]: 4095 is no network's VLAN; use 1 to 4094, or 0 for untagged networks"
+                .to_owned(),
+        ),
+        (
+            "flows:\n  export:\n    json: {path: \"-\", only: {ports: []}}\n".to_owned(),
+            "2: flows.export: json.only.ports: the list is empty and would admit nothing; leave the key out to admit everything"
+                .to_owned(),
+        ),
+        (
+            "flows:\n  export:\n    ipfix: [{collector: \"h:1\", only: {protocols: [0x88cc]}}]\n".to_owned(),
+            "2: flows.export: ipfix[0].only.protocols[0]: 35020 is no protocol; use tcp, udp, icmp, icmpv6, sctp, dccp, udplite, gre, esp, ah, arp, a number from 0 to 255, or an ethertype such as \"0x88cc\""
+                .to_owned(),
+        ),
+        (
             "flows:\n  all:\n    interfaces:\n      include: [\"^eth\", \"net(\"]\n".to_owned(),
             "4: flows.all.interfaces.include[1]: \"net(\" is not a regular expression: unclosed group".to_owned(),
         ),
@@ -189,7 +204,12 @@ fn the_documentations_examples_of_exporters_are_read() {
     let export = examples[0].replace('\n', "\n    ");
     let all = agent(&format!("flows:\n  export:\n    {export}")).expect("all exporters").flows.export;
     assert_eq!((all.ipfix.len(), all.otlp.len(), all.json.is_some()), (1, 1, true));
-    let otlp = agent(examples[1]).expect("a collector with TLS").flows.export.otlp;
+    let filtered = agent(examples[1]).expect("exporters with filters").flows.export;
+    let only = filtered.ipfix[0].only.as_ref().expect("filters of IPFIX");
+    assert!(only.networks.is_some() && only.ports.is_some() && only.protocols.is_some());
+    let only = filtered.json.as_ref().and_then(|json| json.only.as_ref()).expect("filters of JSON lines");
+    assert!(only.vlans.is_some() && only.addresses.is_some());
+    let otlp = agent(examples[2]).expect("a collector with TLS").flows.export.otlp;
     assert_eq!((otlp[0].headers().iter().count(), otlp[0].ca_file().is_some()), (1, true));
 }
 

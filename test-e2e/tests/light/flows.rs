@@ -153,7 +153,30 @@ fn equal_addresses_on_two_vlans_are_two_flows_of_two_pods() -> Result<()> {
                 Ok((big.len() == 1 && big[0]["peer"] == peer).then_some(()))
             })?;
         }
+        for (pod, target) in [(&pods[0], &of_left), (&pods[2], &of_right)] {
+            let said =
+                pod.probe(&["ping-df", "--interface", "eth1", "--target", target, "--size", "1000"])?;
+            assert_eq!(said["answered"], true, "{said}");
+        }
+        one_flow_without_vlans(&pods[0].node, &of_left)?;
         cluster.delete_pods(pods).await
+    })
+}
+
+/// Waits until pings on both VLANs are two flows of the uplink, and one with the sums of both where VLANs are ignored.
+fn one_flow_without_vlans(node: &LightNode, target: &str) -> Result<()> {
+    let asked =
+        ["flows", "--interface", "up1", "--direction", "sent", "--protocol", "icmp", "--address", target];
+    wait::until_blocking("two flows of the uplink are one", SOON, || {
+        let apart = node.trunkctl(&asked)?;
+        let together = node.trunkctl(&[&asked[..], &["--ignore-vlan"]].concat())?;
+        let sums = |flows: &[Value]| {
+            ["bytes", "packets"].map(|key| flows.iter().filter_map(|flow| flow[key].as_u64()).sum::<u64>())
+        };
+        let mut tags: Vec<_> = apart.iter().filter_map(|flow| flow["tags"].as_str()).collect();
+        tags.sort_unstable();
+        let merged = together.len() == 1 && together[0]["tags"] == "*";
+        Ok((tags == ["200", "300"] && merged && sums(&together) == sums(&apart)).then_some(()))
     })
 }
 

@@ -1,9 +1,9 @@
 //! Flow records leave the node: to IPFIX and OpenTelemetry collectors, and as JSON lines.
 //!
 //! ```text
-//!  flow table ─ offer ─┬► queue ─► task: encoder ─► UDP or TCP        (one per IPFIX collector)
-//!    never waits       ├► queue ─► task: messages ─► gRPC              (one per OTLP collector)
-//!                      └► queue ─► task: JSON     ─► file or stdout
+//!  flow table ─ offer ─┬► only ─► queue ─► task: encoder ─► UDP or TCP        (one per IPFIX collector)
+//!    never waits       ├► only ─► queue ─► task: messages ─► gRPC              (one per OTLP collector)
+//!                      └► only ─► queue ─► task: JSON     ─► file or stdout
 //! ```
 //!
 //! One task owns one exporter: its queue's end, its socket or file. Exporters know nothing of each other; one that is
@@ -11,6 +11,7 @@
 
 mod ipfix;
 mod json;
+mod only;
 mod otlp;
 mod queue;
 #[cfg(test)]
@@ -26,7 +27,7 @@ use tracing::{Instrument as _, info_span};
 
 pub use queue::QUEUE_RECORDS;
 pub use trunkline_api::export::{
-    EXAMPLE_ENTERPRISE, ExportConfig, HostPort, InvalidExport, IpfixConfig, JsonConfig, MessageBytes,
+    EXAMPLE_ENTERPRISE, ExportConfig, HostPort, InvalidExport, IpfixConfig, JsonConfig, MessageBytes, Only,
     OtlpConfig, Protocol, TemplateRefresh,
 };
 
@@ -80,7 +81,7 @@ impl ExporterKind {
     }
 }
 
-/// What became of the records that one exporter was offered: `sent`, `dropped` or still `waiting`.
+/// What became of the records that one exporter was offered: `sent`, `dropped`, `skipped` or still `waiting`.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ExporterCounts {
@@ -95,6 +96,8 @@ pub struct ExporterCounts {
     pub dropped: u64,
     /// Failed sends, writes, connections and resolutions.
     pub errors: u64,
+    /// Records that its `only` does not admit.
+    pub skipped: u64,
     /// Records in the queue now, of [`QUEUE_RECORDS`].
     pub waiting: usize,
 }
@@ -125,17 +128,20 @@ impl Exporters {
                 Protocol::Udp => ExporterKind::IpfixUdp,
                 Protocol::Tcp => ExporterKind::IpfixTcp,
             };
-            starter.add(kind, collector.collector.to_string(), |intake| {
+            let only = collector.only.as_ref();
+            starter.add(kind, collector.collector.to_string(), only, |intake| {
                 Ok(ipfix::Collector::new(collector, observation_domain, node, Arc::clone(&intake.counts)))
             })?;
         }
         for collector in otlp {
-            starter.add(ExporterKind::Otlp, collector.endpoint().to_string(), |intake| {
+            let target = collector.endpoint().to_string();
+            starter.add(ExporterKind::Otlp, target, collector.only(), |intake| {
                 Ok(otlp::Collector::new(collector, node, Arc::clone(&intake.counts)))
             })?;
         }
         if let Some(json) = json {
-            starter.add(ExporterKind::Json, json.path.display().to_string(), |intake| {
+            let target = json.path.display().to_string();
+            starter.add(ExporterKind::Json, target, json.only.as_ref(), |intake| {
                 json::Lines::open(json, node, Arc::clone(&intake.counts))
             })?;
         }
@@ -143,7 +149,8 @@ impl Exporters {
         Ok(Self(Arc::new(Inner { exporters, tasks: Mutex::new(tasks), stop })))
     }
 
-    /// Hands records to every exporter. Never waits: what an exporter has no room for is dropped and counted.
+    /// Hands records to every exporter that wants them. Never waits: what an exporter has no room for is dropped and
+    /// counted.
     pub fn offer(&self, records: &[Arc<FlowRecord>]) {
         for exporter in &self.0.exporters {
             exporter.intake.offer(records);
@@ -153,7 +160,7 @@ impl Exporters {
     /// What became of the records so far, for each exporter in the configuration's order.
     pub fn counts(&self) -> Vec<ExporterCounts> {
         let of = |exporter: &Exporter| {
-            let [sent, dropped, errors] = exporter.intake.counts.get();
+            let [sent, dropped, errors, skipped] = exporter.intake.counts.get();
             let waiting = exporter.intake.waiting();
             ExporterCounts {
                 kind: exporter.kind,
@@ -161,6 +168,7 @@ impl Exporters {
                 sent,
                 dropped,
                 errors,
+                skipped,
                 waiting,
             }
         };
@@ -190,13 +198,45 @@ impl Starter {
         &mut self,
         kind: ExporterKind,
         target: String,
+        only: Option<&Only>,
         sink: impl FnOnce(&Intake) -> Result<S, ExportError>,
     ) -> Result<(), ExportError> {
-        let (intake, queue) = queue::new();
+        let (intake, queue) = queue::new(only.cloned());
         let span = info_span!("export", kind = kind.name(), target = %target);
         let sink = span.in_scope(|| sink(&intake))?;
         self.tasks.spawn(queue::drain(queue, self.stop.clone(), sink).instrument(span));
         self.exporters.push(Exporter { kind, target, intake });
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use samples::{icmp, tcp, uplink};
+
+    #[tokio::test]
+    async fn every_exporter_has_filters_of_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("flows.jsonl");
+        let silent = std::net::UdpSocket::bind(("127.0.0.1", 0)).unwrap();
+        let port = silent.local_addr().unwrap().port();
+        let config = json!({
+            "ipfix": [{"collector": format!("127.0.0.1:{port}"), "only": {"protocols": ["tcp"]}}],
+            "otlp": [{"endpoint": format!("http://127.0.0.1:{port}"), "only": {"addresses": ["198.51.100.1"]}}],
+            "json": {"path": path, "only": {"networks": ["shop/vlan100"]}},
+        });
+        let config: ExportConfig = serde_json::from_value(config).unwrap();
+        let exporters = Exporters::start(&config, 7, "node-1").unwrap();
+        exporters.offer(&[tcp(), icmp(true), uplink()].map(Arc::new));
+        exporters.stop(Duration::from_secs(20)).await;
+        let counts = exporters.counts();
+        let counted = counts.iter().map(|counts| (counts.kind, counts.sent, counts.skipped, counts.dropped));
+        let expected =
+            [(ExporterKind::IpfixUdp, 1, 2, 0), (ExporterKind::Otlp, 0, 3, 0), (ExporterKind::Json, 2, 1, 0)];
+        assert_eq!(counted.collect::<Vec<_>>(), expected);
+        assert_eq!(std::fs::read_to_string(path).unwrap().lines().count(), 2);
     }
 }

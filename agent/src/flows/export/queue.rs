@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use trunkline_api::export::Only;
 
+use super::only::admits;
 use crate::flows::record::FlowRecord;
 
 /// Records that may wait for one exporter. A record is some 300 bytes and shared by all exporters that have yet to
@@ -26,6 +28,7 @@ pub(super) struct Counts {
     sent: AtomicU64,
     dropped: AtomicU64,
     errors: AtomicU64,
+    skipped: AtomicU64,
 }
 
 impl Counts {
@@ -41,9 +44,13 @@ impl Counts {
         self.errors.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Sent, dropped, errors.
-    pub(super) fn get(&self) -> [u64; 3] {
-        [&self.sent, &self.dropped, &self.errors].map(|count| count.load(Ordering::Relaxed))
+    fn skipped(&self, records: usize) {
+        self.skipped.fetch_add(records as u64, Ordering::Relaxed);
+    }
+
+    /// Sent, dropped, errors, skipped.
+    pub(super) fn get(&self) -> [u64; 4] {
+        [&self.sent, &self.dropped, &self.errors, &self.skipped].map(|count| count.load(Ordering::Relaxed))
     }
 }
 
@@ -53,28 +60,34 @@ pub(super) trait Sink: Send {
     fn write(&mut self, batch: &[Arc<FlowRecord>]) -> impl Future<Output = ()> + Send;
 }
 
-/// Both ends of an exporter's queue.
-pub(super) fn new() -> (Intake, mpsc::Receiver<Arc<FlowRecord>>) {
+/// Both ends of an exporter's queue, which takes what `only` admits; everything without it.
+pub(super) fn new(only: Option<Only>) -> (Intake, mpsc::Receiver<Arc<FlowRecord>>) {
     let (sender, receiver) = mpsc::channel(QUEUE_RECORDS);
-    (Intake { sender, counts: Arc::default() }, receiver)
+    (Intake { sender, only, counts: Arc::default() }, receiver)
 }
 
 /// The end that takes records.
 #[derive(Debug)]
 pub(super) struct Intake {
     sender: mpsc::Sender<Arc<FlowRecord>>,
+    only: Option<Only>,
     pub(super) counts: Arc<Counts>,
 }
 
 impl Intake {
-    /// Takes what there is room for; never waits.
+    /// Takes what it wants and has room for; never waits.
     pub(super) fn offer(&self, records: &[Arc<FlowRecord>]) {
-        for (index, record) in records.iter().enumerate() {
-            if self.sender.try_send(Arc::clone(record)).is_err() {
-                self.counts.dropped(records.len() - index);
-                return;
+        let wanted = |record: &FlowRecord| self.only.as_ref().is_none_or(|only| admits(only, record));
+        let (mut skipped, mut dropped) = (0, 0);
+        for record in records {
+            if !wanted(record) {
+                skipped += 1;
+            } else if dropped > 0 || self.sender.try_send(Arc::clone(record)).is_err() {
+                dropped += 1;
             }
         }
+        self.counts.skipped(skipped);
+        self.counts.dropped(dropped);
     }
 
     /// How many wait.
@@ -106,5 +119,26 @@ pub(super) async fn drain(
                 batch.clear();
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flows::export::samples::{icmp, tcp};
+
+    #[test]
+    fn what_is_not_wanted_takes_no_room_and_is_not_dropped() {
+        let only: Only = serde_json::from_value(serde_json::json!({"protocols": ["tcp"]})).unwrap();
+        let (intake, mut queue) = new(Some(only));
+        let pair = [Arc::new(icmp(true)), Arc::new(tcp())];
+        let records: Vec<_> = std::iter::repeat_n(pair, QUEUE_RECORDS + 3).flatten().collect();
+        intake.offer(&records);
+        assert_eq!(intake.waiting(), QUEUE_RECORDS);
+        assert_eq!(intake.counts.get(), [0, 3, 0, QUEUE_RECORDS as u64 + 3]);
+        assert_eq!(queue.try_recv().map(|record| record.key), Ok(tcp().key));
+        let (all, _queue) = new(None);
+        all.offer(&records[..10]);
+        assert_eq!((all.waiting(), all.counts.get()), (10, [0; 4]));
     }
 }

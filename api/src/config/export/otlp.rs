@@ -1,4 +1,4 @@
-//! `flows.export.otlp`: OpenTelemetry collectors that get every record.
+//! `flows.export.otlp`: OpenTelemetry collectors that get records.
 //!
 //! Owns the keys of one collector, their defaults and bounds. Must never print a header's value: it may be a secret.
 
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::HostPort;
+use super::{HostPort, Only};
 
 /// OTLP's port for gRPC, where the endpoint names none.
 const DEFAULT_PORT: u16 = 4317;
@@ -27,6 +27,7 @@ pub struct OtlpConfig {
     headers: Headers,
     ca_file: Option<PathBuf>,
     timeout: Timeout,
+    only: Option<Only>,
 }
 
 /// The keys as they are written.
@@ -40,6 +41,8 @@ struct Written {
     ca_file: Option<PathBuf>,
     #[serde(default)]
     timeout_seconds: Timeout,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    only: Option<Only>,
 }
 
 /// `http://host[:port]` or `https://host[:port]`; 4317 is the port where none is named.
@@ -111,27 +114,32 @@ impl OtlpConfig {
     pub fn timeout(&self) -> Duration {
         self.timeout.0
     }
+
+    /// Which records it gets; all without it.
+    pub fn only(&self) -> Option<&Only> {
+        self.only.as_ref()
+    }
 }
 
 impl TryFrom<Written> for OtlpConfig {
     type Error = InvalidOtlp;
 
     fn try_from(written: Written) -> Result<Self, Self::Error> {
-        let Written { endpoint, headers, ca_file, timeout_seconds: timeout } = written;
+        let Written { endpoint, headers, ca_file, timeout_seconds: timeout, only } = written;
         match &ca_file {
             None if endpoint.tls => return Err(InvalidOtlp::NoAuthorities),
             Some(_) if !endpoint.tls => return Err(InvalidOtlp::AuthoritiesWithoutTls),
             Some(path) if !path.is_absolute() => return Err(InvalidOtlp::RelativePath(path.clone())),
             _ => {}
         }
-        Ok(Self { endpoint, headers, ca_file, timeout })
+        Ok(Self { endpoint, headers, ca_file, timeout, only })
     }
 }
 
 impl From<OtlpConfig> for Written {
     fn from(config: OtlpConfig) -> Self {
-        let OtlpConfig { endpoint, headers, ca_file, timeout } = config;
-        Self { endpoint, headers, ca_file, timeout_seconds: timeout }
+        let OtlpConfig { endpoint, headers, ca_file, timeout, only } = config;
+        Self { endpoint, headers, ca_file, timeout_seconds: timeout, only }
     }
 }
 

@@ -53,8 +53,14 @@ impl Collector {
         node: &str,
         counts: Arc<Counts>,
     ) -> Self {
-        let IpfixConfig { collector, protocol, template_refresh, enterprise_number, max_message_bytes } =
-            config;
+        let IpfixConfig {
+            collector,
+            protocol,
+            template_refresh,
+            enterprise_number,
+            max_message_bytes,
+            only: _,
+        } = config;
         if *enterprise_number == EXAMPLE_ENTERPRISE {
             warn!(
                 collector = %collector, enterprise = EXAMPLE_ENTERPRISE,

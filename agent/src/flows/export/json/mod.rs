@@ -40,7 +40,7 @@ enum Output {
 
 impl Output {
     fn open(config: &JsonConfig) -> Result<Self, ExportError> {
-        let JsonConfig { path, max_bytes, keep } = config;
+        let JsonConfig { path, max_bytes, keep, only: _ } = config;
         if path == Path::new("-") {
             return Ok(Self::Stdout);
         }
