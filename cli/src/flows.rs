@@ -22,7 +22,7 @@ use crate::table;
 /// How often `--follow` looks again: as often as agents read their taps by default.
 const AGAIN: Duration = Duration::from_secs(5);
 
-/// ICMP and ICMPv6, in whose rows type and code take the place of ports.
+/// ICMP and `ICMPv6`, in whose rows type and code take the place of ports.
 const ICMP: [FlowProtocol; 2] = [FlowProtocol::Ip(1), FlowProtocol::Ip(58)];
 
 /// Which flows, in which order and form. Several filters must all hold.
