@@ -168,7 +168,7 @@ fn test(purpose: &str, body: impl FnOnce(&Bench) -> Result<()>) -> Result<()> {
     if let Err(error) = run::require_root("this test") {
         return suite::skip(&error);
     }
-    // One collector at a time: nfacctd, beside others that start on a small machine, at times writes nothing for a minute.
+    // One collector at a time: side by side, and on a small machine, they start slowly.
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let bench = Bench::start(purpose)?;
     let done = body(&bench);

@@ -159,7 +159,8 @@ fn stand_still(process: &Process) -> Result<()> {
         for thread in fs::read_dir(format!("/proc/{}/task", process.id().pid))? {
             let stat = fs::read_to_string(thread?.path().join("stat"))?;
             // The state follows the name, which is in parentheses (proc(5)).
-            if !stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T')) {
+            let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+            if state != Some('T') {
                 return Ok(None);
             }
         }
