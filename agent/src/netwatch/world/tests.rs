@@ -1,3 +1,5 @@
+//! The world of links as events make it: moves, renames, numbers used again, namespaces that go. Owns no descriptor.
+
 use trunkline_api::{NameFilter, Pattern};
 
 use super::*;
