@@ -12,7 +12,7 @@ use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use serde::Deserialize as _;
 use serde_json::{Value, json};
 use trunkline_agent::flows::export::{ExportConfig, ExporterCounts, Exporters};
@@ -32,6 +32,9 @@ const GOFLOW2: u16 = 9997;
 /// The port that dissectors know IPFIX by.
 const TSHARK: u16 = 4739;
 const SOON: Duration = Duration::from_secs(60);
+
+/// Records that are sent without a look at whether they were read.
+const AT_ONCE: usize = 60;
 
 /// Whose turn it is.
 static TURN: Mutex<()> = Mutex::new(());
@@ -76,7 +79,16 @@ impl Bench {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(async {
                 let exporters = Exporters::start(&config, 7, "node-1")?;
-                exporters.offer(&records);
+                // A collector binds its socket before it reads from it: no more goes there than the socket holds, and
+                // the templates, which go first, have been read when the rest comes.
+                for part in records.chunks(AT_ONCE) {
+                    exporters.offer(part);
+                    wait::until("everything was read", SOON, || async {
+                        let sent = exporters.counts().iter().all(|counts| counts.waiting == 0);
+                        Ok((sent && all_read()?).then_some(()))
+                    })
+                    .await?;
+                }
                 exporters.stop(SOON).await;
                 anyhow::Ok(exporters.counts())
             })
@@ -87,6 +99,20 @@ impl Bench {
         ensure!(sent.iter().all(whole), "not all was sent: {sent:?}");
         Ok(sent)
     }
+}
+
+/// Whether no UDP socket of this namespace holds anything that its program has not read (`/proc/net/udp`).
+fn all_read() -> Result<bool> {
+    for of in ["udp", "udp6"] {
+        let text = fs::read_to_string(format!("/proc/thread-self/net/{of}"))?;
+        let queues = text.lines().skip(1).filter_map(|line| line.split_whitespace().nth(4)?.split_once(':'));
+        for (_, received) in queues {
+            if u64::from_str_radix(received, 16)? > 0 {
+                return Ok(false);
+            }
+        }
+    }
+    Ok(true)
 }
 
 /// Both directions, both versions of IP, TCP and ICMP, three networks, some with a tag on the wire, some with a round
@@ -276,6 +302,8 @@ fn tshark_finds_nothing_malformed_and_the_right_vlan_and_interface() -> Result<(
     test("flows-tshark", |bench| {
         let capture = bench.run.data("tshark")?.join("flows.pcapng");
         let sink = bench.netns.enter(|| std::net::UdpSocket::bind(("127.0.0.1", TSHARK)))??;
+        sink.set_read_timeout(Some(Duration::from_secs(5)))?;
+        let sink = std::thread::spawn(move || while sink.recv(&mut [0; 2048]).is_ok() {});
         let mut command = bench.tree.command_in(&bench.netns, "usr/bin/dumpcap");
         command.args(["-i", "lo", "-f", &format!("udp port {TSHARK}"), "-w"]).arg(&capture);
         let dumpcap = Process::spawn(&bench.run, "dumpcap", command)?;
@@ -284,7 +312,7 @@ fn tshark_finds_nothing_malformed_and_the_right_vlan_and_interface() -> Result<(
             Ok(process::tail(dumpcap.log(), 20).contains("File:").then_some(()))
         })?;
         bench.send(&udp(TSHARK), records())?;
-        drop(sink);
+        sink.join().map_err(|_| anyhow!("the sink panicked"))?;
         let tshark = |args: &[&str]| {
             process::output(bench.tree.command("usr/bin/tshark").arg("-r").arg(&capture).args(args))
         };
