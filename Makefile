@@ -37,7 +37,7 @@ test: lint test-unit test-flows test-light test-guest test-cluster
 test-unit: build
 	$(E2E) prepare light
 	KUBEBUILDER_ASSETS=$$($(E2E) assets) $(TEST) --lib --bins \
-	  --test bridge_ovs --test cni_plugin --test node_io --test real --test replicas --test service --test taps
+	  --test bridge_ovs --test cni_plugin --test netwatch --test node_io --test real --test replicas --test service --test taps
 	TRUNKLINE_TAPS_WAY=clsact $(TEST) --test taps -- $(foreach part,clsact golden generated handshake,--skip $(part)::)
 
 ## test-flows: flow records at real collectors
