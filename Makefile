@@ -56,6 +56,7 @@ test-guest: build
 	$(TEST) --config 'target.$(HOST).runner = ["$(abspath $(E2E))", "guest", "--"]' --test taps -- --test-threads=1 --skip clsact::
 	$(TEST) --config 'target.$(HOST).runner = ["$(abspath $(E2E))", "kernel-datapath"]' --test light
 	$(TEST) --config 'target.$(HOST).runner = ["$(abspath $(E2E))", "guest", "--kernel=6.1", "--"]' --test taps -- --test-threads=1 --nocapture $(BEFORE_TCX)
+	$(TEST) --config 'target.$(HOST).runner = ["$(abspath $(E2E))", "kernel-datapath", "--kernel=6.1"]' --test light
 
 ## test-cluster: two real nodes with kubelet and containerd
 test-cluster: build
