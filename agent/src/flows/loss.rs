@@ -29,8 +29,10 @@ pub struct Losses {
 }
 
 impl Losses {
-    /// Frames lost on this port so far, after a look at both counters. The switch tells its counts up to a second
-    /// late, so what is on its way counts as lost until then: read it over a longer time, or at rest.
+    /// Frames lost on this port so far, after a look at both counters: first at the switch's, then at the tap's. The
+    /// other way round, a frame between the two first looks would be missing from the switch's count for ever. The
+    /// switch tells its counts up to a second late, so what is on its way counts as lost until then: read it over a
+    /// longer time, or at rest.
     pub fn look(&mut self, port: &str, tapped: u64, forwarded: u64) -> u64 {
         let fresh = |lost_before, tapped_at_start| Seen {
             tapped,

@@ -318,8 +318,10 @@ impl Inner {
     }
 
     async fn drain(&self) -> Result<(), OwnerGone> {
+        // Before the taps are read: the switch has then counted no frame that they have not.
+        let forwarded = self.ask_the_switch().await;
         if self.read().await? {
-            self.compare_with_the_switch().await;
+            self.compare_with_the_switch(&forwarded);
             self.free_slots().await?;
         }
         Ok(())
@@ -404,28 +406,38 @@ impl Inner {
         state.totals.iter().map(|((slot, direction), counters)| (*slot, *direction, *counters)).collect()
     }
 
-    /// What the taps saw against what the switch forwarded.
-    async fn compare_with_the_switch(&self) {
+    /// What the switch forwarded so far, by port of a pod. Bridges that do not answer in time have nothing here.
+    async fn ask_the_switch(&self) -> HashMap<String, u64> {
         let rows = self.options.bridges.pod_ports();
         let names: Vec<trunkline_api::BridgeName> = {
             let states = self.options.bridges.state();
             let states = states.borrow();
             states.iter().filter(|(_, state)| state.exists).map(|(name, _)| name.clone()).collect()
         };
-        for bridge in names {
-            let asked = tokio::time::timeout(SWITCH, self.options.bridges.flow_stats(&bridge));
-            let Ok(Ok(counts)) = asked.await else { continue };
-            let known = self.taps.known();
-            let state = self.state();
-            let mut losses = self.losses.lock().unwrap_or_else(PoisonError::into_inner);
+        let asked = names.iter().map(|bridge| async move {
+            let answer = tokio::time::timeout(SWITCH, self.options.bridges.flow_stats(bridge)).await;
+            (bridge, answer.ok().and_then(Result::ok).unwrap_or_default())
+        });
+        let mut forwarded = HashMap::new();
+        for (bridge, counts) in futures::future::join_all(asked).await {
             for row in rows.iter().filter(|row| row.bridge == bridge.as_str()) {
                 let count = counts.iter().find(|count| Some(count.ofport) == row.ofport);
-                let tap = known.taps.iter().find(|(_, tap)| tap.device == row.name && tap.netns.is_none());
-                let (Some(count), Some((slot, tap))) = (count, tap) else { continue };
-                let Some(sent) = state.totals.get(&(*slot, Direction::Sent)) else { continue };
-                let lost = losses.look(&row.name, sent.seen.skbs, count.packets);
-                self.options.metrics.set_tap_loss(&tap_labels(tap, Direction::Sent), count.packets, lost);
+                forwarded.extend(count.map(|count| (row.name.clone(), count.packets)));
             }
+        }
+        forwarded
+    }
+
+    /// What the taps saw against what the switch had forwarded before.
+    fn compare_with_the_switch(&self, forwarded: &HashMap<String, u64>) {
+        let known = self.taps.known();
+        let state = self.state();
+        let mut losses = self.losses.lock().unwrap_or_else(PoisonError::into_inner);
+        for (slot, tap) in known.taps.iter().filter(|(_, tap)| tap.netns.is_none()) {
+            let Some(&packets) = forwarded.get(&tap.device) else { continue };
+            let Some(sent) = state.totals.get(&(*slot, Direction::Sent)) else { continue };
+            let lost = losses.look(&tap.device, sent.seen.skbs, packets);
+            self.options.metrics.set_tap_loss(&tap_labels(tap, Direction::Sent), packets, lost);
         }
     }
 

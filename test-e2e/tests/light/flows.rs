@@ -4,6 +4,7 @@ mod prometheus;
 
 use std::fs;
 use std::path::PathBuf;
+use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -318,6 +319,49 @@ fn a_switch_that_cannot_keep_up_is_seen_by_what_it_lost() -> Result<()> {
             forwarded + lost <= tapped && tapped - forwarded - lost < 50,
             "the rest was before the first look"
         );
+        cluster.delete_pods(vec![one]).await
+    })
+}
+
+#[test]
+fn an_agent_that_starts_amid_traffic_sees_no_loss_where_there_is_none() -> Result<()> {
+    const FRAMES: u64 = 8_000;
+    SUITE.test(async |cluster| {
+        let one = cluster.run_pod(1, &PodSpec::with_networks("one", "net-a")).await?;
+        let node = cluster.node(1);
+        let count = FRAMES.to_string();
+        let mut sender = one.probe_command(&[
+            "inject",
+            "--interface",
+            "eth1",
+            "--mark",
+            "steady",
+            "--count",
+            &count,
+            "--interval-us",
+            "1000",
+            "--to",
+            "02:aa:00:00:00:00",
+            "--spread",
+        ])?;
+        // Every frame is to a new address: the switch decides about each, and counts it at once.
+        let mut sender = sender.stdout(Stdio::null()).spawn().context("starting a sender")?;
+        for _ in 0..3 {
+            node.kill_agent();
+            node.start_agent(cluster.plane())?;
+            node.wait_agent_ready().await?;
+            wait::until_blocking("the switch was asked", SOON, || {
+                Ok((metric(&one, "tap_forwarded_packets_total", "sent")? > 0).then_some(()))
+            })?;
+        }
+        assert!(sender.wait()?.success(), "the sender");
+        wait::until_blocking("nothing is lost", SOON, || {
+            let of = |name| metric(&one, name, "sent");
+            let tapped = of("tap_skbs_total")?;
+            let lost = of("tap_unforwarded_packets")?;
+            eprintln!("{tapped} tapped, {lost} not forwarded");
+            Ok((tapped >= FRAMES && lost == 0).then_some(()))
+        })?;
         cluster.delete_pods(vec![one]).await
     })
 }
