@@ -10,7 +10,7 @@ E2E      = $(BIN)/trunkline-e2e
 TEST     = $(CARGO) test --locked --profile $(PROFILE) --workspace
 
 # Of the taps, what an emulated machine with a kernel before 6.6 runs: what differs by kernel or by clsact.
-BEFORE_TCX = clsact:: lifecycle:: overlap:: golden:: bytes_of_tagged a_larger_set the_next_process taps_equal
+BEFORE_TCX = clsact:: dns:: sampling:: lifecycle:: overlap:: golden:: bytes_of_tagged a_larger_set the_next_process taps_equal
 
 .PHONY: all demo demo-down images test test-unit test-flows test-light test-guest test-cluster bench lint build prereq clean
 

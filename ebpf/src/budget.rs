@@ -3,7 +3,7 @@
 //! Pure arithmetic over the kernel's own sizes (`kernel/bpf/hashtab.c`, `kernel/bpf/arraymap.c`), so that what is
 //! printed at start is what the maps take, and memory does not grow with the processors' number but for counters.
 
-use crate::layout::{NEAR, RawCounters, RawFront, RawKey, RawValue};
+use crate::layout::{NEAR, RawCounters, RawDnsKey, RawDnsQuestion, RawFront, RawKey, RawValue};
 
 /// `struct htab_elem` before the key: list node, LRU node, hash.
 const HASH_ELEMENT: u64 = 48;
@@ -14,6 +14,12 @@ const TABLE_ENTRY: u64 = 320;
 /// Handshakes under way that are remembered.
 pub(crate) const HANDSHAKES: u32 = 8192;
 const HANDSHAKE: u64 = HASH_ELEMENT + 48 + 8 + BUCKET;
+/// Questions to name servers that wait for their answer.
+pub(crate) const DNS_QUESTIONS: u32 = 2048;
+const DNS_QUESTION: u64 =
+    HASH_ELEMENT + (size_of::<RawDnsKey>() + size_of::<RawDnsQuestion>()) as u64 + BUCKET;
+/// Bytes of answers that wait for the reader; a power of two, and whole pages wherever a page is.
+pub(crate) const DNS_ANSWERS: u32 = 128 << 10;
 /// Most places of a processor's front table, and the part of the budget that all of them may take: 1/8.
 const MOST_PLACES: u32 = 4096;
 const FEWEST_PLACES: u32 = 16;
@@ -107,14 +113,16 @@ impl Budget {
         2 * u64::from(places) * size_of::<RawFront>() as u64 * u64::from(self.processors)
     }
 
-    /// Front tables, counters, the registry of taps, handshakes.
+    /// Front tables, counters, the registry of taps, rates of sampling, handshakes, questions to name servers.
     fn fixed(self) -> u64 {
         let taps = u64::from(self.taps);
         let counters = taps * 4 * (size_of::<RawCounters>() as u64 * u64::from(self.processors) + 8);
         let drained = taps * 4 * size_of::<RawCounters>() as u64;
         let registry = taps * (HASH_ELEMENT + 16 + BUCKET) + u64::from(NEAR) * 8;
         let front = self.front_bytes(self.places());
-        front + counters + drained + registry + u64::from(HANDSHAKES) * HANDSHAKE
+        let sampling = taps * 2 * 8;
+        let dns = u64::from(DNS_QUESTIONS) * DNS_QUESTION + u64::from(DNS_ANSWERS);
+        front + counters + drained + registry + sampling + dns + u64::from(HANDSHAKES) * HANDSHAKE
     }
 }
 

@@ -126,6 +126,48 @@ pub(crate) struct RawTap {
 pub(crate) struct RawControl {
     pub(crate) epoch: u32,
     pub(crate) clearing: u32,
+    pub(crate) sampled: u32,
+    pub(crate) dns_port: u16,
+    pub(crate) pad: u16,
+}
+
+/// `struct dns_key`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct RawDnsKey {
+    pub(crate) client: [u8; 16],
+    pub(crate) server: [u8; 16],
+    pub(crate) client_port: u16,
+    pub(crate) server_port: u16,
+    pub(crate) id: u16,
+    pub(crate) tap: u16,
+    pub(crate) outer: u16,
+    pub(crate) inner: u16,
+    pub(crate) protocol: u8,
+    pub(crate) kind: u8,
+    pub(crate) direction: u8,
+    pub(crate) pad: u8,
+}
+
+/// `struct dns_question`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct RawDnsQuestion {
+    pub(crate) since: u64,
+    pub(crate) asked: u32,
+    pub(crate) pad: u32,
+}
+
+/// `struct dns_answer`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct RawDnsAnswer {
+    pub(crate) key: RawKey,
+    pub(crate) at: u64,
+    pub(crate) latency: u64,
+    pub(crate) asked: u32,
+    pub(crate) id: u16,
+    pub(crate) code: u16,
 }
 
 // SAFETY: repr(C) of integers without padding, as the test below holds them to the object's BTF; any bytes are valid.
@@ -140,6 +182,12 @@ unsafe impl aya::Pod for RawCounters {}
 unsafe impl aya::Pod for RawTap {}
 // SAFETY: as above.
 unsafe impl aya::Pod for RawControl {}
+// SAFETY: as above.
+unsafe impl aya::Pod for RawDnsKey {}
+// SAFETY: as above.
+unsafe impl aya::Pod for RawDnsQuestion {}
+// SAFETY: as above.
+unsafe impl aya::Pod for RawDnsAnswer {}
 
 #[cfg(test)]
 mod tests {
@@ -188,7 +236,26 @@ mod tests {
                 ),
             ),
             ("tap", layout!(RawTap, slot, flags)),
-            ("control", layout!(RawControl, epoch, clearing)),
+            ("control", layout!(RawControl, epoch, clearing, sampled, dns_port, pad)),
+            (
+                "dns_key",
+                layout!(
+                    RawDnsKey,
+                    client,
+                    server,
+                    client_port,
+                    server_port,
+                    id,
+                    tap,
+                    outer,
+                    inner,
+                    protocol,
+                    kind,
+                    direction,
+                    pad
+                ),
+            ),
+            ("dns_question", layout!(RawDnsQuestion, since, asked, pad)),
         ];
         for (name, (size, mut fields)) in ours {
             let Shape { size: found, fields: theirs } = &structs[name];
@@ -237,5 +304,7 @@ mod tests {
         assert_eq!(size_of::<RawKey>(), fields(&[16, 16, 2, 2, 2, 2, 2, 2, 1, 1, 1, 1]));
         assert_eq!(size_of::<RawValue>(), fields(&[8, 8, 8, 8, 8, 8, 4, 2, 1, 1, 6, 6, 4]));
         assert_eq!(size_of::<RawCounters>(), 8 * 8);
+        assert_eq!(size_of::<RawDnsKey>(), fields(&[16, 16, 2, 2, 2, 2, 2, 2, 1, 1, 1, 1]));
+        assert_eq!(size_of::<RawDnsAnswer>(), fields(&[size_of::<RawKey>(), 8, 8, 4, 2, 2]));
     }
 }

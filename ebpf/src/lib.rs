@@ -9,6 +9,8 @@
 //!
 //! Programs hang on interfaces by TCX links, or before kernel 6.6 by filters of clsact ([`Way`]).
 //!
+//! Two things beside: the rate at which a tap is sampled, and questions to name servers with their answers.
+//!
 //! A *slot* is what the programs know a tap by; who a slot belongs to is the caller's knowledge. Knows interfaces,
 //! namespaces and bpffs. Must never know Kubernetes, pods or bridges, and never enters a namespace by itself.
 
@@ -16,6 +18,7 @@ mod attach;
 mod btf;
 mod budget;
 mod clsact;
+mod dns;
 mod error;
 mod flow;
 mod layout;
@@ -23,12 +26,14 @@ mod object;
 mod ran;
 mod reader;
 mod registry;
+mod sampling;
 mod set;
 mod sys;
 mod tc;
 
 pub use attach::{Hook, LinkState, TapLinks, Way};
 pub use budget::{Budget, BudgetError, Capacity};
+pub use dns::{DnsAnswer, DnsQueries, DnsQuery};
 pub use error::TapError;
 pub use flow::{
     ClosedEpoch, Conversation, Counters, Direction, FlowKey, FlowTotals, Slot, Tag, TapTotals, Totals,

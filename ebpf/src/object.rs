@@ -12,7 +12,7 @@ use aya::programs::{ProgramError, SchedClassifier};
 use aya::{Ebpf, EbpfLoader};
 use sha2::{Digest, Sha256};
 
-use crate::budget::{Capacity, HANDSHAKES};
+use crate::budget::{Capacity, DNS_ANSWERS, DNS_QUESTIONS, HANDSHAKES};
 use crate::error::TapError;
 use crate::flow::Slot;
 
@@ -53,6 +53,9 @@ impl Programs {
             .map_max_entries("tl_taps", u32::from(capacity.taps))
             .map_max_entries("tl_counters", u32::from(capacity.taps) * 4)
             .map_max_entries("tl_drained", u32::from(capacity.taps) * 4)
+            .map_max_entries("tl_sampling", u32::from(capacity.taps) * 2)
+            .map_max_entries("tl_dns_asked", DNS_QUESTIONS)
+            .map_max_entries("tl_dns", DNS_ANSWERS)
             .map_max_entries("tl_handshakes", HANDSHAKES);
         let (slot, flags) = own.map_or((0, 0), |(slot, flags)| (u32::from(slot.0) + 1, u32::from(flags)));
         let mask = capacity.places - 1;

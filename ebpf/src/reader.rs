@@ -10,16 +10,19 @@
 //! all that it held in memory, and the next one finishes clearing. So no frame is ever counted twice, and what is lost
 //! is known to be lost. Flows are taken out as they are read: a full map is read in half the time.
 
+use std::collections::HashMap;
 use std::os::fd::AsFd as _;
 use std::path::Path;
 
 use aya::maps::{Array, Map, MapData};
 
 use crate::budget::Capacity;
+use crate::dns::{Dns, DnsQueries};
 use crate::error::TapError;
 use crate::flow::{ClosedEpoch, Counters, Direction, FlowKey, FlowTotals, Slot, TapTotals};
 use crate::layout::{RawControl, RawCounters, RawFront, RawKey, RawValue};
 use crate::ran::{Ran, Runs};
+use crate::sampling::Sampling;
 use crate::set::map_error;
 use crate::sys::{self, Barrier};
 
@@ -37,6 +40,10 @@ pub struct Reader {
     taps: u16,
     interrupted: bool,
     runs: Runs,
+    sampling: Sampling,
+    dns: Dns,
+    /// All counters as the last drain found them, by index.
+    last: Vec<Counters>,
 }
 
 impl Reader {
@@ -60,6 +67,9 @@ impl Reader {
             taps: capacity.taps,
             interrupted: false,
             runs: Runs::default(),
+            sampling: Sampling::open(maps)?,
+            dns: Dns::open(maps)?,
+            last: Vec::new(),
         };
         reader.finish_clearing()?;
         Ok(reader)
@@ -106,9 +116,12 @@ impl Reader {
 
     /// Steps 1 and 2. For tests of what comes after; otherwise [`Self::drain`].
     pub fn flip(&mut self) -> Result<u32, TapError> {
-        let mut control = self.control()?;
-        let closed = control.epoch;
-        control.epoch = closed.wrapping_add(1);
+        // The kernel refused to clear the set that is to be used next.
+        self.finish_clearing()?;
+        let closed = self.control()?.epoch;
+        let next = closed.wrapping_add(1);
+        let sampled = self.sampling.prepare(next & 1)?;
+        let control = RawControl { epoch: next, sampled: sampled.into(), ..self.control()? };
         self.set_control(control)?;
         self.barrier.wait().map_err(call_error("wait on", "tl_barrier"))?;
         Ok(closed)
@@ -121,21 +134,25 @@ impl Reader {
         let front: Vec<RawFront> =
             sys::read_part(self.front.fd().as_fd(), self.front_of(parity), self.places)
                 .map_err(call_error("read", "tl_front"))?;
+        let sampled = self.sampling.sampled(parity);
+        let flow = |key: &RawKey, value: &RawValue| {
+            let totals = FlowTotals::of(value);
+            let one_in = if sampled.is_empty() { 1 } else { self.sampling.one_in(Slot(key.tap), parity) };
+            (FlowKey::of(*key), if one_in > 1 { totals.scaled(one_in) } else { totals })
+        };
         let used = front.iter().filter(|place| place.value.skbs > 0);
-        let mut flows: Vec<_> =
-            used.map(|place| (FlowKey::of(place.key), FlowTotals::of(&place.value))).collect();
+        let mut flows: Vec<_> = used.map(|place| flow(&place.key, &place.value)).collect();
         let indices = (0..).zip(counted.iter().zip(&self.taken)).filter(|(at, _)| at & 1 == parity);
         let taps = indices.filter(|(_, (counted, taken))| counted != taken).map(|(at, (counted, taken))| {
             let (slot, direction) = of_index(at);
             TapTotals { slot, direction, epoch: *counted - *taken }
         });
         let taps = taps.collect();
-        let mut control = self.control()?;
-        control.clearing = parity + 1;
-        self.set_control(control)?;
+        let control = RawControl { clearing: parity + 1, ..self.control()? };
+        self.control.set(0, control, 0).map_err(map_error("tl_control"))?;
         let map = self.flows[parity as usize].fd().as_fd();
         let taken = sys::take_each(map, |key: &RawKey, value: &RawValue| {
-            flows.push((FlowKey::of(*key), FlowTotals::of(value)));
+            flows.push(flow(key, value));
         });
         if let Err(source) = taken {
             self.finish_clearing()?;
@@ -144,7 +161,26 @@ impl Reader {
         self.note_drained(parity, &counted)?;
         self.clear_front(parity)?;
         let entries = flows.len();
-        Ok(ClosedEpoch { epoch, flows, taps, entries })
+        self.last = counted;
+        Ok(ClosedEpoch { epoch, flows, taps, entries, sampled })
+    }
+
+    /// From the next epoch on, one frame in so many of these taps goes on to the flows, 2–65,536; of all others every
+    /// frame does. Taps count every frame whatever is said here. Replaces what was said before.
+    pub fn sample(&mut self, one_in: HashMap<Slot, u32>) {
+        self.sampling.want(one_in);
+    }
+
+    /// From now on, questions to this port and answers from it are followed, over UDP and TCP, where taps are not
+    /// sampled. `None`: none are.
+    pub fn follow_dns(&mut self, port: Option<u16>) -> Result<(), TapError> {
+        let control = RawControl { dns_port: port.unwrap_or(0).to_be(), ..self.control()? };
+        self.set_control(control)
+    }
+
+    /// What became of questions since this was asked last. To be asked every second: some 1,600 answers find room.
+    pub fn dns(&mut self) -> Result<DnsQueries, TapError> {
+        self.dns.take()
     }
 
     /// Where a parity's front tables begin.
@@ -171,15 +207,14 @@ impl Reader {
         Ok(sum)
     }
 
-    /// The same of all taps at once, by slot and direction.
-    pub fn all_totals(&self) -> Result<impl Iterator<Item = (Slot, Direction, Counters)> + use<>, TapError> {
-        let all = self.counted()?;
-        Ok((0..all.len() / 2).map(move |pair| {
-            let (slot, direction) = of_index(u32::try_from(pair * 2).unwrap_or(u32::MAX));
-            let mut sum = all[pair * 2];
-            sum += all[pair * 2 + 1];
+    /// The same of all taps at once, by slot and direction, as the last drain found it; nothing before the first.
+    pub fn all_totals(&self) -> impl Iterator<Item = (Slot, Direction, Counters)> {
+        self.last.chunks_exact(2).zip(0..).map(|(parities, pair)| {
+            let (slot, direction) = of_index(pair * 2);
+            let mut sum = parities[0];
+            sum += parities[1];
             (slot, direction, sum)
-        }))
+        })
     }
 
     /// All counters, by index.
@@ -229,7 +264,9 @@ impl Reader {
         let first = index(slot, Direction::Received, 0);
         sys::clear_part::<RawCounters>(self.counters.fd().as_fd(), first, 4)
             .map_err(call_error("clear", "tl_counters"))?;
-        (first..first + 4).try_for_each(|at| self.note(at, Counters::default()))
+        (first..first + 4).try_for_each(|at| self.note(at, Counters::default()))?;
+        self.sampling.forget(slot)?;
+        self.dns.forget(slot)
     }
 
     /// How often the taps ran since this was asked first, and for how long: nothing where the node does not count it

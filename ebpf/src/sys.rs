@@ -83,6 +83,14 @@ pub(crate) fn for_each_raw(
     walk::<u8, u8>(BPF_MAP_LOOKUP_BATCH, map, lengths, visit)
 }
 
+/// Visits every entry of a hash map that others go on writing to: what comes or goes meanwhile may be missing.
+pub(crate) fn for_each<K: Pod + Default, V: Pod + Default>(
+    map: BorrowedFd<'_>,
+    mut visit: impl FnMut(&K, &V),
+) -> io::Result<usize> {
+    walk::<K, V>(BPF_MAP_LOOKUP_BATCH, map, [1, 1], |key, value| visit(&key[0], &value[0]))
+}
+
 /// Empties a hash map that nobody writes to. Says how many entries there were.
 pub(crate) fn clear<K: Pod + Default, V: Pod + Default>(map: BorrowedFd<'_>) -> io::Result<usize> {
     walk::<K, V>(BPF_MAP_LOOKUP_AND_DELETE_BATCH, map, [1, 1], |_, _| ())

@@ -336,8 +336,7 @@ impl Inner {
         let started = Instant::now();
         let work = move |reader: &mut Reader| {
             let epoch = reader.drain().map_err(|error| (error, reader.interrupted()))?;
-            let totals = reader.all_totals().map_err(|error| (error, false))?;
-            let totals = totals.filter(|(slot, ..)| slots.contains(slot));
+            let totals = reader.all_totals().filter(|(slot, ..)| slots.contains(slot));
             let totals = totals.map(|(slot, direction, counters)| ((slot, direction), counters));
             let ran = reader.ran().unwrap_or_default();
             Ok::<_, (TapError, bool)>((epoch, totals.collect(), ran))

@@ -94,8 +94,11 @@ struct tap {
 };
 
 struct control {
-	__u32 epoch;    /* programs use the maps of its lowest bit */
-	__u32 clearing; /* the reader's: 1 + parity of the set that is being emptied, 0 when none is */
+	__u32 epoch;     /* programs use the maps of its lowest bit */
+	__u32 clearing;  /* the reader's: 1 + parity of the set that is being emptied, 0 when none is */
+	__u32 sampled;   /* whether any tap is, in an epoch of either parity */
+	__be16 dns_port; /* 0: nobody asks for it */
+	__u16 pad;
 };
 
 /* A TCP handshake under way: when the pod sent its SYN or SYN-ACK. */
@@ -108,6 +111,38 @@ struct handshake_key {
 	__u16 outer;
 	__u16 inner;
 	__u16 pad;
+};
+
+/* A question to a name server that is not answered yet. */
+struct dns_key {
+	__u32 client[4];
+	__u32 server[4];
+	__be16 client_port;
+	__be16 server_port;
+	__be16 id;
+	__u16 tap;
+	__u16 outer;
+	__u16 inner;
+	__u8 protocol;
+	__u8 kind;
+	__u8 direction; /* of the question */
+	__u8 pad;
+};
+
+struct dns_question {
+	__u64 since; /* CLOCK_MONOTONIC, nanoseconds: when it was asked first */
+	__u32 asked; /* times */
+	__u32 pad;
+};
+
+/* One that was answered. */
+struct dns_answer {
+	struct flow_key key; /* the answer's */
+	__u64 at;            /* CLOCK_MONOTONIC, nanoseconds */
+	__u64 latency;       /* nanoseconds */
+	__u32 asked;
+	__be16 id;
+	__u16 code; /* RCODE, 0-15 */
 };
 
 #endif

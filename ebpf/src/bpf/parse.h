@@ -95,6 +95,18 @@ struct icmp {
 	__u8 code;
 };
 
+/* RFC 1035 4.1.1; over TCP, its length comes before it (4.2.2). */
+struct dns {
+	__be16 length;
+	__be16 id;
+	__be16 flags;
+};
+
+#define DNS_HEADER 12
+#define DNS_ANSWER 0x8000
+#define DNS_OPCODE 0x7800 /* 0: a standard query */
+#define DNS_RCODE 0x000f
+
 /* What the parser learns beside the key. */
 struct about {
 	__u32 end;       /* where the IP packet ends: what an Ethernet frame has behind that is padding */
@@ -102,7 +114,6 @@ struct about {
 	__u16 tcp_flags;
 	__u8 tos;
 	__u8 seen;
-	__u8 accelerated; /* the outermost tag is in skb->vlan_tci and not in skb->len */
 };
 
 /* A header of `len` bytes at `off`: in place, or copied to `copy`, or NULL where the frame is too short. */
@@ -387,7 +398,6 @@ static __always_inline void parse(struct __sk_buff *skb, __u32 has_ethernet, str
 
 	if (skb->vlan_present) {
 		add_tag(key, tag_of((__be16)skb->vlan_proto, skb->vlan_tci));
-		about->accelerated = 1;
 	}
 	if (has_ethernet) {
 		struct ethernet copy, *eth = header(skb, 0, &copy, sizeof(copy));

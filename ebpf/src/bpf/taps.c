@@ -6,6 +6,9 @@
  * epoch, waits until no program that saw the old one can still run, and then has the old set for itself. So for
  * every closed epoch, per tap and direction: flows + lost = counters.
  *
+ * Sampling. A frame of a sampled tap is counted by its tap like any other, and goes on to the flows by chance. The rate
+ * goes with the epoch's parity, so all flows of an epoch are to be scaled by the same.
+ *
  * No lock and no atomic operation: the processor's number is in the flow key, and counters are per processor. TC
  * programs run with bottom halves off, so none interrupts another on its own processor. */
 #include <linux/bpf.h>
@@ -91,7 +94,40 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } tl_drained SEC(".maps");
 
-/* The same for the first 65,536 indices, without a hash. */
+/* One frame in so many goes on to the flows: by slot << 1 | parity of the epoch. 0 and 1: every one. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 2048);
+	__type(key, __u32);
+	__type(value, __u32);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} tl_sampling SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 2048);
+	__type(key, struct dns_key);
+	__type(value, struct dns_question);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} tl_dns_asked SEC(".maps");
+
+/* Of struct dns_answer. */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 131072);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} tl_dns SEC(".maps");
+
+/* Answers for which there was no room. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} tl_dns_lost SEC(".maps");
+
+/* What tl_taps has of the first 65,536 indices, without a hash. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, NEAR);
@@ -182,6 +218,94 @@ static __always_inline int of_handshake(__u8 direction, __u16 flags, __u16 seen_
 	return (flags & TCP_ACK) && !(seen_before & TCP_ACK);
 }
 
+/* A question to a name server, or the answer to one that was seen: latency and RCODE of each. `at`: where the message
+ * begins, over TCP with its length. Over TCP only a message that has the segment to itself is taken for one: the bytes
+ * in the middle of another may look like anything. An answer nobody asked for is none. */
+static __noinline void name_service(struct __sk_buff *skb, const struct flow_key *flow, __u32 at, __u32 end,
+				    __be16 port)
+{
+	struct dns message = {};
+	struct dns_question *asked, question = { .asked = 1 };
+	struct dns_answer answer = {};
+	struct dns_key key = {};
+	__u32 length, zero = 0;
+	__u16 flags;
+
+	if (!flow)
+		return;
+	if (end > skb->len)
+		end = skb->len;
+	length = end - at;
+	if (end < at)
+		return;
+	if (flow->protocol == IPPROTO_TCP) {
+		if (length < DNS_HEADER + 2 || bpf_skb_load_bytes(skb, at, &message, sizeof(message)) ||
+		    bpf_ntohs(message.length) != length - 2)
+			return;
+	} else if (length < DNS_HEADER || bpf_skb_load_bytes(skb, at, &message.id, 4)) {
+		return;
+	}
+	flags = bpf_ntohs(message.flags);
+	if (flags & DNS_OPCODE)
+		return;
+	key.tap = flow->tap;
+	key.outer = flow->outer;
+	key.inner = flow->inner;
+	key.protocol = flow->protocol;
+	key.kind = flow->kind;
+	key.id = message.id;
+	if (!(flags & DNS_ANSWER)) {
+		if (flow->dport != port)
+			return;
+		key.direction = flow->direction;
+		__builtin_memcpy(key.client, flow->src, sizeof(key.client));
+		__builtin_memcpy(key.server, flow->dst, sizeof(key.server));
+		key.client_port = flow->sport;
+		key.server_port = flow->dport;
+		asked = bpf_map_lookup_elem(&tl_dns_asked, &key);
+		if (asked) {
+			asked->asked += 1;
+			return;
+		}
+		question.since = bpf_ktime_get_ns();
+		bpf_map_update_elem(&tl_dns_asked, &key, &question, BPF_ANY);
+		return;
+	}
+	if (flow->sport != port)
+		return;
+	key.direction = !flow->direction;
+	__builtin_memcpy(key.client, flow->dst, sizeof(key.client));
+	__builtin_memcpy(key.server, flow->src, sizeof(key.server));
+	key.client_port = flow->dport;
+	key.server_port = flow->sport;
+	asked = bpf_map_lookup_elem(&tl_dns_asked, &key);
+	if (!asked)
+		return;
+	answer.at = bpf_ktime_get_ns();
+	answer.latency = answer.at - asked->since;
+	answer.asked = asked->asked;
+	if (bpf_map_delete_elem(&tl_dns_asked, &key))
+		return; /* another answer came first */
+	answer.key = *flow;
+	answer.key.cpu = 0;
+	answer.id = message.id;
+	answer.code = flags & DNS_RCODE;
+	if (bpf_ringbuf_output(&tl_dns, &answer, sizeof(answer), BPF_RB_NO_WAKEUP)) {
+		__u64 *lost = bpf_map_lookup_elem(&tl_dns_lost, &zero);
+
+		if (lost)
+			*lost += 1;
+	}
+}
+
+/* Whether what follows may be a question to this port, or an answer from it. */
+static __always_inline int of_name_service(const struct flow_key *key, __be16 port)
+{
+	return port && (key->sport == port || key->dport == port) &&
+	       (key->protocol == IPPROTO_UDP || key->protocol == IPPROTO_TCP) &&
+	       (key->kind == KIND_IPV4 || key->kind == KIND_IPV6) && !key->marks;
+}
+
 static __always_inline int observe(struct __sk_buff *skb, __u32 leaving_device)
 {
 	struct flow_key key __attribute__((aligned(8))) = {};
@@ -190,7 +314,7 @@ static __always_inline int observe(struct __sk_buff *skb, __u32 leaving_device)
 	struct front *front;
 	struct tap_counters *counters;
 	struct control *control;
-	__u32 zero = 0, flags, parity, index, length, segments, wire;
+	__u32 zero = 0, sampled = 0, passed_over = 0, flags, parity, index, length, segments, wire, *rate;
 	__u64 now;
 
 	if (own_slot) {
@@ -209,7 +333,21 @@ static __always_inline int observe(struct __sk_buff *skb, __u32 leaving_device)
 	}
 	key.direction = (flags & TAP_HOST_SIDE) ? !leaving_device : leaving_device;
 	key.cpu = bpf_get_smp_processor_id();
-	parse(skb, !(flags & TAP_NO_ETHERNET), &key, &about);
+	control = bpf_map_lookup_elem(&tl_control, &zero);
+	if (!control)
+		return NEXT;
+	parity = *(volatile __u32 *)&control->epoch & 1;
+	if (control->sampled) {
+		index = ((__u32)key.tap << 1) | parity;
+		rate = bpf_map_lookup_elem(&tl_sampling, &index);
+		if (rate && *rate > 1) {
+			sampled = 1;
+			passed_over = bpf_get_prandom_u32() > ~0U / *rate;
+		}
+	}
+	/* What a frame is only counted for does not matter, but how often its headers go over the wire. */
+	if (!passed_over || skb->gso_size)
+		parse(skb, !(flags & TAP_NO_ETHERNET), &key, &about);
 
 	length = skb->len;
 	segments = 1;
@@ -221,13 +359,9 @@ static __always_inline int observe(struct __sk_buff *skb, __u32 leaving_device)
 			segments = 1;
 	}
 	wire = length + (segments - 1) * about.headers;
-	if (about.accelerated)
+	if (skb->vlan_present)
 		wire += segments * 4;
 
-	control = bpf_map_lookup_elem(&tl_control, &zero);
-	if (!control)
-		return NEXT;
-	parity = *(volatile __u32 *)&control->epoch & 1;
 	index = ((__u32)key.tap << 2) | (key.direction << 1) | parity;
 	counters = bpf_map_lookup_elem(&tl_counters, &index);
 	if (!counters)
@@ -236,7 +370,12 @@ static __always_inline int observe(struct __sk_buff *skb, __u32 leaving_device)
 	counters->bytes += length;
 	counters->packets += segments;
 	counters->wire_bytes += wire;
+	if (passed_over)
+		return NEXT;
 
+	/* What is measured between two packets needs both. */
+	if (!sampled && of_name_service(&key, control->dns_port))
+		name_service(skb, &key, about.headers, about.end, control->dns_port);
 	now = bpf_ktime_get_coarse_ns();
 	/* Forgotten: or the verifier would follow every key on its own. */
 	index = forgotten(front_place(&key) + (parity ? front_mask + 1 : 0));
@@ -255,7 +394,7 @@ static __always_inline int observe(struct __sk_buff *skb, __u32 leaving_device)
 		flow->last = now;
 		flow->seen |= about.seen;
 		if (about.tcp_flags) {
-			if (of_handshake(key.direction, about.tcp_flags, flow->tcp_flags)) {
+			if (!sampled && of_handshake(key.direction, about.tcp_flags, flow->tcp_flags)) {
 				__u32 rtt = round_trip(&key, about.tcp_flags);
 
 				if (rtt)
@@ -279,7 +418,7 @@ static __always_inline int observe(struct __sk_buff *skb, __u32 leaving_device)
 	};
 	if (!(flags & TAP_NO_ETHERNET))
 		read_macs(skb, value.dst_mac, value.src_mac);
-	if (about.tcp_flags && of_handshake(key.direction, about.tcp_flags, 0))
+	if (!sampled && about.tcp_flags && of_handshake(key.direction, about.tcp_flags, 0))
 		value.rtt = round_trip(&key, about.tcp_flags);
 	if (!front->value.skbs) {
 		front->key = key;

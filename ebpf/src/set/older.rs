@@ -79,7 +79,18 @@ impl TapSet {
         for entry in fs::read_dir(&path).map_err(pin_error("read", &path))? {
             let found = entry.map_err(pin_error("read", &path))?.path();
             let Some(theirs) = TapLinks::of_folder(found, self.way) else { continue };
-            let ours = self.twin_of(&theirs)?;
+            let ours = match self.twin_of(&theirs) {
+                Ok(ours) => ours,
+                // This set may have fewer slots; one tap without a place costs the others nothing.
+                Err(error @ TapError::NoSlot { .. }) => {
+                    for hook in Hook::of_tap(false) {
+                        theirs.detach(hook)?;
+                    }
+                    self.inherited.problems.push(error);
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             slots.insert(theirs.slot.0, ours.slot);
             self.taps.remove(&ours.slot);
             let moved = self.take_links_over(&theirs, &ours, &flags)?;
@@ -180,10 +191,11 @@ impl Older {
                 continue;
             }
             let flows = open(if parity == 0 { "tl_flows_0" } else { "tl_flows_1" })?;
+            let rates = self.rates(ours, parity)?;
             let closed = ClosedEpoch {
                 epoch,
                 taps: self.counted(&open("tl_counters")?, &open("tl_drained")?, parity)?,
-                ..self.flows(&flows, &open("tl_front")?, parity)?
+                ..self.flows(&flows, &open("tl_front")?, parity, &rates)?
             };
             if !closed.flows.is_empty() || !closed.taps.is_empty() {
                 into.epochs.push(closed);
@@ -192,12 +204,35 @@ impl Older {
         Ok(())
     }
 
-    fn flows(&self, flows: &Foreign, front: &Foreign, parity: u32) -> Result<ClosedEpoch, TapError> {
+    /// At which rates taps were sampled in epochs of this parity, by our slots. Versions without sampling have none.
+    fn rates(&self, ours: &Path, parity: u32) -> Result<HashMap<Slot, u32>, TapError> {
+        const NAME: &str = "tl_sampling";
+        let theirs = self.folder.join("maps");
+        let mut rates = HashMap::new();
+        if !theirs.join(NAME).exists() {
+            return Ok(rates);
+        }
+        Foreign::open(&theirs, ours, NAME)?.for_each(|at: u32, rate: &[u32]| {
+            let slot = u16::try_from(at >> 1).ok().and_then(|slot| self.slots.get(&slot));
+            let rate = rate.first().copied().filter(|rate| at & 1 == parity && *rate > 1);
+            rates.extend(slot.copied().zip(rate));
+        })?;
+        Ok(rates)
+    }
+
+    fn flows(
+        &self,
+        flows: &Foreign,
+        front: &Foreign,
+        parity: u32,
+        rates: &HashMap<Slot, u32>,
+    ) -> Result<ClosedEpoch, TapError> {
         let mut taken = Vec::new();
         let mut take = |mut key: RawKey, value: &RawValue| {
             let Some(slot) = self.slots.get(&key.tap) else { return };
             key.tap = slot.0;
-            taken.push((FlowKey::of(key), FlowTotals::of(value)));
+            let one_in = rates.get(slot).copied().unwrap_or(1);
+            taken.push((FlowKey::of(key), FlowTotals::of(value).scaled(one_in)));
         };
         flows
             .for_each(|key: RawKey, values: &[RawValue]| values.iter().for_each(|value| take(key, value)))?;
@@ -207,7 +242,8 @@ impl Older {
             used.for_each(|front| take(front.key, &front.value));
         })?;
         let entries = taken.len();
-        Ok(ClosedEpoch { flows: taken, entries, ..ClosedEpoch::default() })
+        let sampled = rates.keys().copied().collect();
+        Ok(ClosedEpoch { flows: taken, entries, sampled, ..ClosedEpoch::default() })
     }
 
     fn counted(

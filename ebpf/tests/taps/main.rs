@@ -2,6 +2,7 @@
 
 mod bpffs;
 mod clsact;
+mod dns;
 mod exactness;
 mod frames;
 mod generated;
@@ -15,6 +16,7 @@ mod packet;
 mod recovery;
 mod reference;
 mod rig;
+mod sampling;
 mod upgrade;
 mod way;
 

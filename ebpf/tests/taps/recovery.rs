@@ -64,11 +64,11 @@ impl Bench {
 
     /// What step 4 of a drain writes first.
     fn begin_clearing(&self, epoch: u32) {
-        let mut control: Array<_, [u32; 2]> =
+        let mut control: Array<_, [u32; 4]> =
             Map::Array(self.map("tl_control")).try_into().expect("an array");
-        let [running, clearing] = control.get(&0, 0).expect("the one entry");
+        let [running, clearing, ..] = control.get(&0, 0).expect("the one entry");
         assert_eq!(clearing, 0);
-        control.set(0, [running, 1 + (epoch & 1)], 0).expect("written");
+        control.set(0, [running, 1 + (epoch & 1), 0, 0], 0).expect("written");
     }
 
     /// Half of what it does next.

@@ -182,7 +182,7 @@ fn what_cannot_be_read_is_removed_and_said() {
 /// A set as a version with another layout would have left it, with one tap.
 struct OtherLayout {
     _ebpf: Ebpf,
-    epoch: Array<MapData, [u32; 2]>,
+    epoch: Array<MapData, [u32; 4]>,
 }
 
 impl OtherLayout {
@@ -229,8 +229,8 @@ impl OtherLayout {
     }
 
     fn flip(&mut self) {
-        let [epoch, clearing] = self.epoch.get(&0, 0).expect("the one entry");
-        self.epoch.set(0, [epoch + 1, clearing], 0).expect("written");
+        let [epoch, clearing, ..] = self.epoch.get(&0, 0).expect("the one entry");
+        self.epoch.set(0, [epoch + 1, clearing, 0, 0], 0).expect("written");
     }
 }
 
