@@ -10,7 +10,9 @@ use aya::programs::TcAttachType;
 use aya::programs::links::{FdLink, LinkOrder};
 use aya::programs::tc::TcAttachOptions;
 use aya::{Ebpf, EbpfLoader};
-use trunkline_ebpf::{ClosedEpoch, Direction, Inherited, LinkState, Reader, Slot, Tap, TapSet};
+use trunkline_ebpf::{
+    Capacity, ClosedEpoch, Direction, Inherited, LinkState, Reader, Slot, Tap, TapError, TapSet,
+};
 
 use crate::bpffs::Bpffs;
 use crate::frames::{Ipv4, ethernet, ethertype, protocol, udp};
@@ -158,6 +160,36 @@ fn an_interface_that_went_meanwhile_leaves_its_last_flows() {
     let slot = larger.given_up().next().expect("its slot waits for a drain").0;
     let epochs = whole(larger.drain_older());
     assert_eq!(epochs.iter().map(|epoch| skbs(epoch, slot, Direction::Sent)).sum::<u64>(), 5);
+}
+
+#[test]
+fn a_tap_for_which_a_smaller_set_has_no_slot_is_taken_off_and_the_others_stay() {
+    let bench = Bench::new();
+    let mut larger = bench.open(1024);
+    for link in ["a", "b"] {
+        bench.ensure(&mut larger, &bench.tap(link));
+    }
+    bench.send(4);
+    drop(larger);
+    let one_tap = Capacity { taps: 1, ..capacity(1024) };
+    let mut smaller = bench.namespace.run(|| open(&bench.bpffs.root(), one_tap));
+    bench.send(3);
+    let Inherited { epochs, lost, problems } = smaller.drain_older();
+    let [problem] = problems.as_slice() else { panic!("{problems:?}") };
+    assert!(matches!(problem, TapError::NoSlot { taps: 1 }), "{problem}");
+    assert_eq!(lost, 0, "no epoch is, for those that have a slot");
+    let (slot, name) = smaller.taps().map(|(slot, name)| (slot, name.to_owned())).next().expect("one stays");
+    let (stays, direction, goes) = match name.as_str() {
+        "a" => ("a", Direction::Sent, "b"),
+        _ => ("b", Direction::Received, "a"),
+    };
+    assert_eq!(epochs.iter().map(|epoch| skbs(epoch, slot, direction)).sum::<u64>(), 4);
+    let closed = smaller.reader().expect("the maps").drain().expect("drained");
+    assert_eq!(skbs(&closed, slot, direction), 3);
+    for hook in [TcAttachType::Ingress, TcAttachType::Egress] {
+        assert_eq!((bench.programs(stays, hook), bench.programs(goes, hook)), (1, 0), "{hook:?}");
+    }
+    assert_eq!(bench.sets().len(), 1, "the old set is gone");
 }
 
 #[test]
