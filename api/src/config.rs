@@ -6,9 +6,11 @@ mod agent;
 mod all;
 mod bridges;
 mod controller;
+mod dns;
 mod error;
 pub mod export;
 mod flows;
+mod sampling;
 mod yaml;
 
 pub use agent::{
@@ -17,8 +19,10 @@ pub use agent::{
 pub use all::{AllConfig, NameFilter, Pattern};
 pub use bridges::{BridgeConfig, MAX_UPLINKS, UplinkConfig};
 pub use controller::ControllerConfig;
+pub use dns::DnsConfig;
 pub use error::ConfigError;
 pub use flows::FlowsConfig;
+pub use sampling::SamplingConfig;
 
 /// The gates of both files; all are off by default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

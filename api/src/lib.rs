@@ -22,9 +22,9 @@ pub mod vlan;
 pub use allocation::{AllocationOwner, IPAllocation, IPAllocationSpec, allocation_name};
 pub use config::export;
 pub use config::{
-    AgentConfig, AllConfig, BridgeConfig, ConfigError, ControllerConfig, DatapathType, DefaultMtu,
-    DuplicateAddressDetection, FeatureGates, FlowsConfig, NameFilter, Pattern, TxChecksumOffload,
-    UplinkConfig, WithoutAnnotations,
+    AgentConfig, AllConfig, BridgeConfig, ConfigError, ControllerConfig, DatapathType, DefaultMtu, DnsConfig,
+    DuplicateAddressDetection, FeatureGates, FlowsConfig, NameFilter, Pattern, SamplingConfig,
+    TxChecksumOffload, UplinkConfig, WithoutAnnotations,
 };
 pub use crds::crds;
 pub use flow_protocol::{FlowProtocol, InvalidProtocol};

@@ -5,7 +5,9 @@
 use std::time::Duration;
 
 use super::all::{self, AllConfig};
+use super::dns::{self, DnsConfig};
 use super::export::ExportConfig;
+use super::sampling::{self, SamplingConfig};
 use super::yaml::{Node, Problem};
 
 /// What is counted, and within which bounds.
@@ -27,6 +29,10 @@ pub struct FlowsConfig {
     pub export: ExportConfig,
     /// `all`: taps on interfaces that are not ours. Default off.
     pub all: AllConfig,
+    /// `dns`: questions to name servers. Default those to port 53.
+    pub dns: DnsConfig,
+    /// `sampling`: networks of which only some frames are looked at. Default none.
+    pub sampling: SamplingConfig,
 }
 
 impl Default for FlowsConfig {
@@ -40,6 +46,8 @@ impl Default for FlowsConfig {
             idle_timeout: Duration::from_secs(15),
             export: ExportConfig::default(),
             all: AllConfig::default(),
+            dns: DnsConfig::default(),
+            sampling: SamplingConfig::default(),
         }
     }
 }
@@ -56,6 +64,8 @@ pub(super) fn read(node: &Node<'_>) -> Result<FlowsConfig, Problem> {
     fields.set("activeTimeoutSeconds", &mut config.active_timeout, |node| node.seconds(1, 3600))?;
     fields.set("idleTimeoutSeconds", &mut config.idle_timeout, |node| node.seconds(1, 3600))?;
     fields.set("all", &mut config.all, all::read)?;
+    fields.set("dns", &mut config.dns, dns::read)?;
+    fields.set("sampling", &mut config.sampling, sampling::read)?;
     fields.set("export", &mut config.export, Node::deserialized)?;
     fields.finish()?;
     Ok(config)

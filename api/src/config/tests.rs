@@ -98,6 +98,20 @@ fn interfaces_namespaces_and_kinds_are_chosen_by_patterns_that_match_anywhere() 
 }
 
 #[test]
+fn dns_is_followed_on_its_port_and_sampling_is_by_network() {
+    let flows = |text: &str| agent(text).expect("good").flows;
+    assert_eq!(flows("").dns.followed(), Some(53));
+    assert_eq!(flows("flows: {dns: {port: 5353}}\n").dns.followed(), Some(5353));
+    assert_eq!(flows("flows: {dns: {enabled: false, port: 5353}}\n").dns.followed(), None);
+    assert!(flows("flows: {sampling: []}\n").sampling.is_empty());
+    let text = "flows:\n  sampling:\n  - {network: shop/vlan100, oneIn: 2}\n  - {network: a/b.c, oneIn: 65536}\n";
+    let sampling = flows(text).sampling;
+    let asked = ["shop/vlan100", "a/b.c", "shop/vlan200"].map(|network| sampling.one_in(network));
+    assert_eq!(asked, [Some(2), Some(65_536), None]);
+    assert_eq!(sampling.networks().collect::<Vec<_>>(), ["a/b.c", "shop/vlan100"]);
+}
+
+#[test]
 fn eight_uplinks_are_accepted_and_nine_refused() {
     assert_eq!(agent(&uplinks(8)).map(|config| config.bridges[0].uplinks.len()), Ok(8));
     assert_eq!(
@@ -181,6 +195,33 @@ fn bad_agent_files_are_refused_by_line_and_key() {
         (
             "flows:\n  all:\n    interfaces:\n      include: [\"^eth\", \"net(\"]\n".to_owned(),
             "4: flows.all.interfaces.include[1]: \"net(\" is not a regular expression: unclosed group".to_owned(),
+        ),
+        (
+            "flows:\n  dns:\n    port: 65536\n".to_owned(),
+            "3: flows.dns.port: 65536 is not a port; use 1 to 65535".to_owned(),
+        ),
+        ("flows: {dns: {ports: [53]}}\n".to_owned(), "1: flows.dns.ports: unknown key; known here: enabled, port".to_owned()),
+        (
+            "flows:\n  sampling:\n  - {network: a/b, oneIn: 10}\n  - {network: a/b, oneIn: 20}\n".to_owned(),
+            "4: flows.sampling[1].network: \"a/b\" is listed twice".to_owned(),
+        ),
+        (
+            "flows:\n  sampling:\n  - {network: vlan100, oneIn: 10}\n".to_owned(),
+            "3: flows.sampling[0].network: \"vlan100\" is no network; write <namespace>/<name> of its NetworkAttachmentDefinition"
+                .to_owned(),
+        ),
+        (
+            "flows:\n  sampling:\n  - network: a/b\n    oneIn: 1\n".to_owned(),
+            "4: flows.sampling[0].oneIn: 1 is out of range; use 2 to 65536".to_owned(),
+        ),
+        (
+            "flows:\n  sampling:\n  - network: a/b\n    oneIn: 65537\n".to_owned(),
+            "4: flows.sampling[0].oneIn: 65537 is out of range; use 2 to 65536".to_owned(),
+        ),
+        ("flows: {sampling: [{network: a/b}]}\n".to_owned(), "1: flows.sampling[0]: oneIn is missing".to_owned()),
+        (
+            "flows:\n  sampling: {network: a/b, oneIn: 10}\n".to_owned(),
+            "2: flows.sampling: a mapping is not a list".to_owned(),
         ),
         (
             "flows:\n  all: {nets: {}}\n".to_owned(),
