@@ -5,9 +5,11 @@
 //! and closes every flow, so that an ordinary restart loses no record; taps stay attached and go on counting.
 
 mod others;
+mod reading;
+mod switch;
 mod told;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -17,8 +19,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use trunkline_api::FlowsConfig;
 use trunkline_ebpf::{
-    Budget, BudgetError, ClosedEpoch, Conversation, Counters, Direction, Inherited, Reader, Slot, TapError,
-    TapSet, Totals, possible_processors,
+    Budget, BudgetError, ClosedEpoch, Counters, Direction, Inherited, Reader, Slot, TapError, TapSet,
+    possible_processors,
 };
 
 use super::allocations::Allocations;
@@ -26,7 +28,7 @@ use super::export::{ExportError, Exporters};
 use super::loss::Losses;
 use super::owner::{Owner, OwnerGone};
 use super::record::{Endpoint, TapIdentity};
-use super::table::{Closed, FlowTable, Timeouts};
+use super::table::{FlowTable, Timeouts};
 use super::taps::{Changes, Taps};
 use super::view::FlowsDump;
 use super::wishes;
@@ -35,15 +37,13 @@ use crate::cli::chain;
 use crate::dump::TapDump;
 use crate::kube::ObjectCache;
 use crate::kube::events::{Recorder, reason};
-use crate::metrics::{FlowSample, Metrics, TapLabels};
+use crate::metrics::{Metrics, TapLabels};
 use crate::netwatch::Sightings;
 
 /// How often desired taps are compared with those found.
 const RECONCILE: Duration = Duration::from_secs(2);
 /// After this long, bridges that are still not set up do not keep the taps of uplinks that nobody wants.
 const SETTLED: Duration = Duration::from_mins(1);
-/// How long the switch may take to tell what it forwarded.
-const SWITCH: Duration = Duration::from_secs(2);
 /// How long exporters may take at a stop to send what they have.
 const LAST_RECORDS: Duration = Duration::from_secs(1);
 
@@ -300,184 +300,6 @@ impl Inner {
             rows.iter().filter_map(|row| Some((row.bridge.clone(), row.mac?, Arc::new(Endpoint::from(row)))));
         names.set_ports(ports);
     }
-
-    /// What an earlier process closed and did not read.
-    async fn read_leftover(&self) {
-        let inherited = std::mem::take(&mut *self.inherited.lock().unwrap_or_else(PoisonError::into_inner));
-        for epoch in &inherited {
-            self.take_in(epoch, HashMap::new());
-        }
-        match self.reader.run(Reader::drain_leftover).await {
-            Ok(Ok(Some(epoch))) => self.take_in(&epoch, HashMap::new()),
-            Ok(Ok(None)) => {}
-            Ok(Err(error)) => {
-                tracing::warn!(error = %chain(&error), "what an earlier agent left cannot be read");
-            }
-            Err(gone) => tracing::error!(%gone, "flows cannot be read"),
-        }
-    }
-
-    async fn drain(&self) -> Result<(), OwnerGone> {
-        // Before the taps are read: the switch has then counted no frame that they have not.
-        let forwarded = self.ask_the_switch().await;
-        if self.read().await? {
-            self.compare_with_the_switch(&forwarded);
-            self.free_slots().await?;
-        }
-        Ok(())
-    }
-
-    /// Reads the running epoch; `false` when the kernel did not let us.
-    async fn read(&self) -> Result<bool, OwnerGone> {
-        let slots: HashSet<Slot> = {
-            let known = self.taps.known();
-            known.taps.keys().chain(known.leaving.keys()).copied().collect()
-        };
-        let started = Instant::now();
-        let work = move |reader: &mut Reader| {
-            let epoch = reader.drain().map_err(|error| (error, reader.interrupted()))?;
-            let totals = reader.all_totals().filter(|(slot, ..)| slots.contains(slot));
-            let totals = totals.map(|(slot, direction, counters)| ((slot, direction), counters));
-            let ran = reader.ran().unwrap_or_default();
-            Ok::<_, (TapError, bool)>((epoch, totals.collect(), ran))
-        };
-        match self.reader.run(work).await? {
-            Ok((epoch, totals, ran)) => {
-                self.options.metrics.observe_drain(started.elapsed(), epoch.entries);
-                self.options.metrics.set_ran(ran);
-                self.take_in(&epoch, totals);
-                Ok(true)
-            }
-            Err((error, lost)) => {
-                if lost {
-                    self.options.metrics.add_lost_epoch();
-                }
-                tracing::warn!(error = %chain(&error), "flows cannot be read, will try again");
-                Ok(false)
-            }
-        }
-    }
-
-    /// A closed epoch into the table, records out, metrics set.
-    fn take_in(&self, epoch: &ClosedEpoch, totals: HashMap<(Slot, Direction), Counters>) {
-        let wrong = epoch.inexact();
-        if !wrong.is_empty() {
-            tracing::error!(taps = ?wrong, epoch = epoch.epoch, "flows and losses do not add up to the taps' counters");
-            self.options.metrics.add_inexact_epoch();
-        }
-        let closed = {
-            let mut state = self.state();
-            let mut closed = state.table.absorb(&epoch.flows);
-            closed.extend(state.table.expire(Reader::now()));
-            state.totals.extend(totals);
-            state.as_of = SystemTime::now();
-            closed
-        };
-        self.count(epoch);
-        self.emit(&closed);
-    }
-
-    fn count(&self, epoch: &ClosedEpoch) {
-        let metrics = &self.options.metrics;
-        metrics.set_flows(self.state().table.len());
-        for counts in self.exporters.counts() {
-            metrics.set_exporter(&counts);
-        }
-        for (slot, direction, counters) in self.counters() {
-            let Some(tap) = self.taps.known().owner(slot) else { continue };
-            metrics.set_tap(&tap_labels(&tap, direction), &counters);
-        }
-        let mut families = HashMap::<_, Totals>::new();
-        for (key, flow) in &epoch.flows {
-            *families.entry((key.slot(), family(&key.conversation()))).or_default() += flow.totals;
-        }
-        for ((slot, protocol), totals) in families {
-            let Some(tap) = self.taps.known().owner(slot) else { continue };
-            let Some(network) = &tap.network else { continue };
-            let sample =
-                FlowSample { network: network.clone(), vlan: tap.vlan.map_or(0, u16::from), protocol };
-            metrics.add_flow(&sample, totals);
-        }
-    }
-
-    fn counters(&self) -> Vec<(Slot, Direction, Counters)> {
-        let state = self.state();
-        state.totals.iter().map(|((slot, direction), counters)| (*slot, *direction, *counters)).collect()
-    }
-
-    /// What the switch forwarded so far, by port of a pod. Bridges that do not answer in time have nothing here.
-    async fn ask_the_switch(&self) -> HashMap<String, u64> {
-        let rows = self.options.bridges.pod_ports();
-        let names: Vec<trunkline_api::BridgeName> = {
-            let states = self.options.bridges.state();
-            let states = states.borrow();
-            states.iter().filter(|(_, state)| state.exists).map(|(name, _)| name.clone()).collect()
-        };
-        let asked = names.iter().map(|bridge| async move {
-            let answer = tokio::time::timeout(SWITCH, self.options.bridges.flow_stats(bridge)).await;
-            (bridge, answer.ok().and_then(Result::ok).unwrap_or_default())
-        });
-        let mut forwarded = HashMap::new();
-        for (bridge, counts) in futures::future::join_all(asked).await {
-            for row in rows.iter().filter(|row| row.bridge == bridge.as_str()) {
-                let count = counts.iter().find(|count| Some(count.ofport) == row.ofport);
-                forwarded.extend(count.map(|count| (row.name.clone(), count.packets)));
-            }
-        }
-        forwarded
-    }
-
-    /// What the taps saw against what the switch had forwarded before.
-    fn compare_with_the_switch(&self, forwarded: &HashMap<String, u64>) {
-        let known = self.taps.known();
-        let state = self.state();
-        let mut losses = self.losses.lock().unwrap_or_else(PoisonError::into_inner);
-        for (slot, tap) in known.taps.iter().filter(|(_, tap)| tap.netns.is_none()) {
-            let Some(&packets) = forwarded.get(&tap.device) else { continue };
-            let Some(sent) = state.totals.get(&(*slot, Direction::Sent)) else { continue };
-            let lost = losses.look(&tap.device, sent.seen.skbs, packets);
-            self.options.metrics.set_tap_loss(&tap_labels(tap, Direction::Sent), packets, lost);
-        }
-    }
-
-    /// Slots whose last flows have been read: their flows end, their counters are set back, others may have them.
-    async fn free_slots(&self) -> Result<(), OwnerGone> {
-        for slot in self.taps.drained() {
-            let closed = self.state().table.end_tap(slot);
-            self.emit(&closed);
-            let freed = match self.reader.run(move |reader| reader.zero(slot)).await? {
-                Ok(()) => self.taps_forget(slot).await?,
-                Err(error) => Err(error),
-            };
-            if let Err(error) = freed {
-                tracing::warn!(error = %chain(&error), "a tap's slot cannot be freed, will try again");
-            }
-        }
-        let alive: Vec<String> = self.taps.known().taps.values().map(|tap| tap.device.clone()).collect();
-        let mut losses = self.losses.lock().unwrap_or_else(PoisonError::into_inner);
-        losses.retain(|port| alive.iter().any(|device| device == port));
-        Ok(())
-    }
-
-    async fn taps_forget(&self, slot: Slot) -> Result<Result<(), TapError>, OwnerGone> {
-        let owner = self.taps.known().owner(slot);
-        let freed = self.taps.forget(slot).await?;
-        if freed.is_ok() {
-            self.state().totals.retain(|(held, _), _| *held != slot);
-            if let Some(tap) = owner {
-                for direction in Direction::BOTH {
-                    self.options.metrics.forget_tap(&tap_labels(&tap, direction));
-                }
-            }
-        }
-        Ok(freed)
-    }
-
-    fn emit(&self, closed: &[Closed]) {
-        let records = self.records(closed);
-        self.options.metrics.add_records(records.len());
-        self.exporters.offer(&records);
-    }
 }
 
 /// Tells this node's IPFIX records from another's at one collector (RFC 7011 3.1): a hash of its name, never 0.
@@ -485,19 +307,6 @@ fn observation_domain(node: &str) -> u32 {
     use sha2::{Digest as _, Sha256};
     let digest = Sha256::digest(node);
     u32::from_be_bytes([digest[0], digest[1], digest[2], digest[3]]).max(1)
-}
-
-/// A small closed set, for a metric's label.
-fn family(conversation: &Conversation) -> &'static str {
-    match conversation {
-        Conversation::Ip { protocol: 6, .. } => "tcp",
-        Conversation::Ip { protocol: 17, .. } => "udp",
-        Conversation::Ip { protocol: 132, .. } => "sctp",
-        Conversation::Ip { .. } => "other-ip",
-        Conversation::Icmp { .. } => "icmp",
-        Conversation::Arp { .. } => "arp",
-        Conversation::Ethernet { .. } => "ethernet",
-    }
 }
 
 fn tap_labels(tap: &TapIdentity, direction: Direction) -> TapLabels {

@@ -104,7 +104,8 @@ fn dns_is_followed_on_its_port_and_sampling_is_by_network() {
     assert_eq!(flows("flows: {dns: {port: 5353}}\n").dns.followed(), Some(5353));
     assert_eq!(flows("flows: {dns: {enabled: false, port: 5353}}\n").dns.followed(), None);
     assert!(flows("flows: {sampling: []}\n").sampling.is_empty());
-    let text = "flows:\n  sampling:\n  - {network: shop/vlan100, oneIn: 2}\n  - {network: a/b.c, oneIn: 65536}\n";
+    let text =
+        "flows:\n  sampling:\n  - {network: shop/vlan100, oneIn: 2}\n  - {network: a/b.c, oneIn: 65536}\n";
     let sampling = flows(text).sampling;
     let asked = ["shop/vlan100", "a/b.c", "shop/vlan200"].map(|network| sampling.one_in(network));
     assert_eq!(asked, [Some(2), Some(65_536), None]);

@@ -25,6 +25,7 @@ fn key(slot: u16, direction: Direction, port: u16) -> FlowKey {
 fn totals(packets: u64, first: u64, last: u64, flags: u16) -> FlowTotals {
     FlowTotals {
         totals: Totals { skbs: packets, skb_bytes: packets * 100, packets, bytes: packets * 100 },
+        one_in: 1,
         first,
         last,
         rtt: None,
