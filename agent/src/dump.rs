@@ -176,4 +176,6 @@ pub struct TapDump {
     pub sent_bytes: u64,
     /// Socket buffers of those for whose flow there was no room.
     pub without_flow: u64,
+    /// One frame in so many is counted into flows; 1: every frame; 0 where there is no tap.
+    pub one_in: u32,
 }

@@ -214,6 +214,8 @@ fn row(of: &OfNode<'_>) -> Vec<String> {
     let rtt = flow.rtt_us.map(|micros| format!("{micros:.0}µs"));
     let last: Vec<String> =
         [Some(flow.flags.clone()).filter(|flags| !flags.is_empty()), rtt].into_iter().flatten().collect();
+    // A number that stands for frames that nobody looked at is not shown as if it were counted.
+    let counted = |text: String| if flow.estimated { format!("~{text}") } else { text };
     vec![
         of.node.to_owned(),
         if flow.pod.is_empty() { flow.netns.clone() } else { flow.pod.clone() },
@@ -225,9 +227,9 @@ fn row(of: &OfNode<'_>) -> Vec<String> {
         flow.protocol.clone(),
         end(&flow.source, flow.source_port),
         end(&flow.destination, flow.destination_port),
-        bytes(flow.bytes),
-        flow.packets.to_string(),
-        format!("{}/s", bytes(flow.bytes_per_second)),
+        counted(bytes(flow.bytes)),
+        counted(flow.packets.to_string()),
+        counted(format!("{}/s", bytes(flow.bytes_per_second))),
         last.join(" "),
     ]
 }
@@ -263,7 +265,7 @@ fn end(address: &str, port: Option<u16>) -> String {
 
 fn csv(flows: &[OfNode<'_>]) -> String {
     let mut text = "node,pod,interface,direction,peer,network,vlan,tags,bridge,protocol,source,source_port,destination,\
-        destination_port,bytes,packets,skbs,skb_bytes,bytes_per_second,flags,rtt_us,first_unix_ms,last_unix_ms,notes,netns\r\n"
+        destination_port,bytes,packets,skbs,skb_bytes,bytes_per_second,flags,rtt_us,first_unix_ms,last_unix_ms,notes,netns,one_in\r\n"
         .to_owned();
     for of in flows {
         let flow = &of.flow;
@@ -294,6 +296,7 @@ fn csv(flows: &[OfNode<'_>]) -> String {
             flow.last_unix_ms.to_string(),
             flow.notes.join("; "),
             flow.netns.clone(),
+            flow.one_in.to_string(),
         ];
         text.push_str(&fields.map(|field| quoted(&field)).join(","));
         text.push_str("\r\n");
@@ -418,6 +421,15 @@ mod tests {
     }
 
     #[test]
+    fn estimates_are_marked_in_every_form() {
+        let flow = FlowRow { estimated: true, one_in: 10, ..flow() };
+        let of = merge::single("n1", &flow);
+        assert_eq!(row(&of)[10..13], ["~1.5 KiB", "~3", "~0 B/s"]);
+        assert!(json(&of).is_ok_and(|json| json["estimated"] == true && json["oneIn"] == 10));
+        assert!(csv(&[of]).ends_with(",10\r\n"));
+    }
+
+    #[test]
     fn an_interface_that_is_not_ours_is_named_by_its_namespace() {
         let flow = FlowRow { netns: "host".into(), pod: String::new(), network: String::new(), ..flow() };
         assert!(args("--netns host").wants(&flow) && !args("--netns blue").wants(&flow));
@@ -430,6 +442,6 @@ mod tests {
         let text = csv(&[merge::single("n1", &flow)]);
         assert!(text.lines().nth(1).is_some_and(|line| line.contains("\"SYN,ACK\"")), "{text}");
         let columns = text.lines().next().map(|line| line.split(',').count());
-        assert_eq!(columns, Some(25));
+        assert_eq!(columns, Some(26));
     }
 }

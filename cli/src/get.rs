@@ -61,6 +61,7 @@ pub(crate) async fn run(source: &Source, kind: Kind, format: Format) -> anyhow::
                 "RECEIVED",
                 "SENT",
                 "NOFLOW",
+                "SAMPLING",
                 "STATE",
             ];
             node_state(source, format, &header, |node| &node.taps, tap).await
@@ -176,6 +177,7 @@ fn tap(tap: &TapDump) -> Vec<String> {
         counted(tap.received_skbs, tap.received_bytes),
         counted(tap.sent_skbs, tap.sent_bytes),
         tap.without_flow.to_string(),
+        if tap.one_in > 1 { format!("1 in {}", tap.one_in) } else { String::new() },
         tap.state.clone(),
     ]
 }

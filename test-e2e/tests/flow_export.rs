@@ -154,6 +154,7 @@ fn record(number: u32) -> FlowRecord {
             packets: 100 + many,
             bytes: 6_000_000_000 + many,
         },
+        one_in: 1,
         start: end - Duration::from_secs(20),
         end,
         tcp_flags: 0x1b,

@@ -70,8 +70,10 @@ pub struct FlowRecord {
     pub peer: Option<Arc<Endpoint>>,
     /// Addresses, ports, tags and direction.
     pub key: FlowKey,
-    /// How much, in this stretch.
+    /// How much, in this stretch; an estimate where not every frame was looked at.
     pub totals: Totals,
+    /// One frame in so many was looked at, and totals are scaled by it; 1: exact.
+    pub one_in: u32,
     /// First packet of this stretch.
     pub start: SystemTime,
     /// Last packet.
@@ -92,4 +94,11 @@ pub struct FlowRecord {
     pub gap: bool,
     /// Why it was closed.
     pub reason: EndReason,
+}
+
+impl FlowRecord {
+    /// Whether its totals are an estimate.
+    pub fn estimated(&self) -> bool {
+        self.one_in > 1
+    }
 }

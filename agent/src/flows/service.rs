@@ -6,12 +6,13 @@
 
 mod others;
 mod reading;
+mod sampling;
 mod switch;
 mod told;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
@@ -113,6 +114,9 @@ struct Inner {
     state: Mutex<State>,
     allocations: Mutex<Allocations>,
     losses: Mutex<Losses>,
+    /// What the reader was told last: taps of which one frame in so many is looked at.
+    sampling: Mutex<Option<HashMap<Slot, u32>>>,
+    networks_compared: Once,
     exporters: Exporters,
     /// What taps of another memory budget or version still held when this process took them over.
     inherited: Mutex<Vec<ClosedEpoch>>,
@@ -154,6 +158,8 @@ impl FlowService {
             state: Mutex::new(State { table, totals: HashMap::new(), as_of: SystemTime::now() }),
             allocations: Mutex::new(Allocations::new(options.objects.clone())),
             losses: Mutex::default(),
+            sampling: Mutex::default(),
+            networks_compared: Once::new(),
             inherited: Mutex::new(inherited),
             options,
         };
@@ -259,6 +265,7 @@ impl Inner {
         let changes = self.taps.reconcile(wishes, |name| ifindex(name).is_some()).await?;
         self.tell(&changes);
         self.follow_pools(&rows);
+        self.warn_of_strange_networks();
         let known = self.taps.known();
         self.options.metrics.set_taps(desired, known.taps.len());
         Ok(more)

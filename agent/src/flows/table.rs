@@ -30,6 +30,8 @@ pub struct LiveFlow {
     pub stretch: FlowTotals,
     /// Since the flow was first seen.
     pub whole: Totals,
+    /// The largest rate by which any of that was scaled; 1: exact.
+    pub one_in: u32,
     /// First packet of all, nanoseconds.
     pub began: u64,
     /// What the last epoch added.
@@ -51,6 +53,7 @@ impl LiveFlow {
         Self {
             stretch: totals,
             whole: totals.totals,
+            one_in: totals.one_in,
             began: totals.first,
             last_epoch: totals.totals,
             rtt: totals.rtt,
@@ -73,6 +76,7 @@ impl LiveFlow {
             self.unrecorded = true;
         }
         self.whole += totals.totals;
+        self.one_in = self.one_in.max(totals.one_in);
         self.last_epoch += totals.totals;
         self.rtt = totals.rtt.or(self.rtt);
         self.flags |= totals.tcp_flags;

@@ -62,6 +62,10 @@ pub struct FlowRow {
     pub destination_port: Option<u16>,
     /// "namespace/name" of the pod at the other end, where it is known.
     pub peer: String,
+    /// Whether the numbers below are estimates: not every frame was looked at.
+    pub estimated: bool,
+    /// One frame in so many was looked at; 1: every frame.
+    pub one_in: u32,
     /// Packets on the wire.
     pub packets: u64,
     /// Bytes on the wire, Ethernet headers included.
@@ -118,6 +122,8 @@ pub(super) fn row(
         tags: tags(key),
         protocol: protocol(&key.conversation()).to_string(),
         peer: peer.map(pod).unwrap_or_default(),
+        estimated: flow.one_in > 1,
+        one_in: flow.one_in,
         packets: flow.whole.packets,
         bytes: flow.whole.bytes,
         skbs: flow.whole.skbs,

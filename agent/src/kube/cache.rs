@@ -133,6 +133,11 @@ impl ObjectCache {
         }
     }
 
+    /// Whether there is such a network attachment definition, readable or not; `None` before a list has been complete.
+    pub fn has_nad(&self, namespace: &str, name: &str) -> Option<bool> {
+        self.inner.nads.is_synced().then(|| self.inner.nads.get(namespace, name).is_some())
+    }
+
     /// An address pool.
     pub async fn pool(&self, name: &str) -> Result<Option<Arc<IPPool>>, LookupError> {
         match self.inner.pools.get("", name) {

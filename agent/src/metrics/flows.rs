@@ -1,7 +1,7 @@
 //! Metrics of taps and flows.
 //!
 //! Owns their names and labels. Cardinality is bounded by construction: counters of a tap by `flows.maxTaps` times two
-//! directions, flows by the node's networks times seven protocol families; nothing has an address or a port for a label.
+//! directions, flows by the node's networks times seven protocol families, exact or not; nothing has an address or a port for a label.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -47,6 +47,8 @@ pub struct FlowSample {
     pub vlan: u16,
     /// `tcp`, `udp`, `sctp`, `icmp`, `other-ip`, `arp` or `ethernet`.
     pub protocol: &'static str,
+    /// `true` where not every frame was looked at and what is added is scaled.
+    pub estimated: bool,
 }
 
 /// One exporter.

@@ -86,6 +86,8 @@ fn add(into: &mut FlowRow, other: &FlowRow) {
     ] {
         *sum = sum.saturating_add(more);
     }
+    into.estimated |= other.estimated;
+    into.one_in = into.one_in.max(other.one_in);
     let earlier = other.first_unix_ms < into.first_unix_ms;
     into.rtt_us = if earlier { other.rtt_us.or(into.rtt_us) } else { into.rtt_us.or(other.rtt_us) };
     into.first_unix_ms = into.first_unix_ms.min(other.first_unix_ms);
@@ -152,11 +154,13 @@ mod tests {
         };
         let both = merged(&[
             ("n1", tagged("200", 100, "ACK,AE", Some(5.0), "a")),
-            ("n1", tagged("300", 50, "SYN", Some(7.0), "b")),
+            ("n1", FlowRow { estimated: true, one_in: 10, ..tagged("300", 50, "SYN", Some(7.0), "b") }),
             ("n1", tagged("", 500, "FIN,ACK", None, "a")),
         ]);
         let expected = FlowRow {
             tags: "*".into(),
+            estimated: true,
+            one_in: 10,
             packets: 3,
             bytes: 650,
             skbs: 3,

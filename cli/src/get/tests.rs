@@ -27,6 +27,12 @@ fn a_bridge_says_which_uplink_is_missing() {
 }
 
 #[test]
+fn a_tap_says_when_it_samples() {
+    let row = |one_in| tap(&TapDump { one_in, state: "attached".to_owned(), ..TapDump::default() });
+    assert_eq!([row(10)[9].as_str(), row(1)[9].as_str(), row(0)[9].as_str()], ["1 in 10", "", ""]);
+}
+
+#[test]
 fn a_pool_shows_usage_and_what_is_wrong() {
     let text = r#"{"metadata": {"name": "p"},
         "apiVersion": "crd.antrea.io/v1beta1", "kind": "IPPool",

@@ -33,6 +33,7 @@ pub(super) fn record(conversation: Conversation) -> FlowRecord {
         peer: Some(Arc::new(endpoint("db-0", "uid-2", "eth2"))),
         key: FlowKey::new(Slot(3), Direction::Sent, [None, None], conversation),
         totals: Totals { skbs: 120, skb_bytes: 6_100_000, packets: 5000, bytes: 6_400_000 },
+        one_in: 1,
         start,
         end: start + Duration::from_millis(5250),
         tcp_flags: 0,

@@ -33,6 +33,8 @@ impl Inner {
     }
 
     pub(super) async fn drain(&self) -> Result<(), OwnerGone> {
+        // Rates are in force from the epoch on that begins with this drain.
+        self.set_sampling().await?;
         // Before the taps are read: the switch has then counted no frame that they have not.
         let forwarded = self.ask_the_switch().await;
         if self.read().await? {
@@ -105,13 +107,14 @@ impl Inner {
         }
         let mut families = HashMap::<_, Totals>::new();
         for (key, flow) in &epoch.flows {
-            *families.entry((key.slot(), family(&key.conversation()))).or_default() += flow.totals;
+            let family = (key.slot(), family(&key.conversation()), flow.one_in > 1);
+            *families.entry(family).or_default() += flow.totals;
         }
-        for ((slot, protocol), totals) in families {
+        for ((slot, protocol, estimated), totals) in families {
             let Some(tap) = self.taps.known().owner(slot) else { continue };
             let Some(network) = &tap.network else { continue };
-            let sample =
-                FlowSample { network: network.clone(), vlan: tap.vlan.map_or(0, u16::from), protocol };
+            let vlan = tap.vlan.map_or(0, u16::from);
+            let sample = FlowSample { network: network.clone(), vlan, protocol, estimated };
             metrics.add_flow(&sample, totals);
         }
     }

@@ -33,6 +33,7 @@ impl Inner {
                 tap,
                 key: one.key,
                 totals: one.totals.totals,
+                one_in: one.totals.one_in,
                 start,
                 end,
                 tcp_flags: one.totals.tcp_flags,
@@ -92,6 +93,7 @@ impl Inner {
             let mut tap = dump(identity, "attached");
             (tap.received_skbs, tap.received_bytes) = (received.seen.skbs, received.seen.skb_bytes);
             (tap.sent_skbs, tap.sent_bytes) = (sent.seen.skbs, sent.seen.skb_bytes);
+            tap.one_in = self.one_in(*slot);
             tap.without_flow = received.lost.skbs + sent.lost.skbs;
             tap
         });

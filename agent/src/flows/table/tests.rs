@@ -119,6 +119,24 @@ fn a_handshakes_time_is_told_to_both_directions() {
 }
 
 #[test]
+fn a_flow_is_an_estimate_from_the_first_sampled_epoch_on_and_a_record_if_its_stretch_has_one() {
+    let flow = key(0, Direction::Sent, 1);
+    let mut table = table();
+    let mut after = |second: u64, one_in| {
+        let at = second * SECOND;
+        table.absorb(&[(flow, FlowTotals { one_in, ..totals(1, at, at, 0) })]);
+        let (_, live) = table.iter().next().expect("the flow");
+        let live = live.one_in;
+        (live, table.expire(at).first().map(|record| record.totals.one_in))
+    };
+    assert_eq!(after(1, 1), (1, None));
+    assert_eq!(after(2, 10), (10, None));
+    assert_eq!(after(70, 1), (10, Some(10)));
+    assert_eq!(after(71, 1), (10, None));
+    assert_eq!(after(140, 1), (10, Some(1)), "nothing of this stretch is an estimate");
+}
+
+#[test]
 fn what_finds_no_room_leaves_at_once_and_is_not_lost() {
     let mut table = FlowTable::new(2, TIMEOUTS);
     let flows: Vec<_> = (0..5).map(|port| (key(0, Direction::Sent, port), totals(1, 0, 0, 0))).collect();

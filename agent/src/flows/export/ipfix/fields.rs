@@ -13,13 +13,18 @@ use super::element::{DataType, Element, Semantics, Source, Units, Value};
 use crate::flows::record::{Endpoint, FlowRecord};
 
 /// When and how much: in every record.
-pub(super) const MEASURES: [Element; 6] = [
+pub(super) const MEASURES: [Element; 7] = [
     iana(152, "flowStartMilliseconds", DataType::DateTimeMilliseconds, |s| millis(s.record.start)),
     iana(153, "flowEndMilliseconds", DataType::DateTimeMilliseconds, |s| millis(s.record.end)),
     iana(1, "octetDeltaCount", DataType::Unsigned64, |s| Value::U64(s.record.totals.bytes)),
     iana(2, "packetDeltaCount", DataType::Unsigned64, |s| Value::U64(s.record.totals.packets)),
     counter(1001, "socketBufferOctetDeltaCount", Units::Octets, |s| Value::U64(s.record.totals.skb_bytes)),
     counter(1002, "socketBufferDeltaCount", Units::Packets, |s| Value::U64(s.record.totals.skbs)),
+    // Never the standard's samplingInterval (34), nor a selector's: collectors would scale once more what is scaled.
+    Element {
+        semantics: Semantics::Quantity,
+        ..ours(1018, "samplingOneIn", DataType::Unsigned32, |s| Value::U32(s.record.one_in))
+    },
 ];
 
 /// How the flow went: in every record.

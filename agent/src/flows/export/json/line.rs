@@ -43,6 +43,8 @@ pub(super) struct Line<'a> {
     dst_mac: String,
     #[serde(flatten)]
     conversation: Talk,
+    estimated: bool,
+    one_in: u32,
     packets: u64,
     bytes: u64,
     skbs: u64,
@@ -102,6 +104,8 @@ impl<'a> Line<'a> {
             src_mac: mac(record.src_mac),
             dst_mac: mac(record.dst_mac),
             conversation: Talk::of(key.conversation()),
+            estimated: record.estimated(),
+            one_in: record.one_in,
             packets: totals.packets,
             bytes: totals.bytes,
             skbs: totals.skbs,

@@ -123,10 +123,17 @@ mod tests {
             "network": "shop/vlan100", "vlan": 100, "bridge": "br-phys",
             "srcMac": "02:00:00:00:00:01", "dstMac": "02:00:00:00:00:02",
             "kind": "ip", "src": "192.0.2.1", "dst": "192.0.2.2", "protocol": 6, "srcPort": 40000, "dstPort": 443,
+            "estimated": false, "oneIn": 1,
             "packets": 5000, "bytes": 6_400_000, "skbs": 120, "skbBytes": 6_100_000,
             "tcpFlags": 27, "tos": 184, "rttNanoseconds": 81_250,
         });
         assert_eq!(line(&tcp()), expected);
+    }
+
+    #[test]
+    fn an_estimate_says_so() {
+        let line = line(&FlowRecord { one_in: 10, ..tcp() });
+        assert_eq!((&line["estimated"], &line["oneIn"]), (&json!(true), &json!(10)));
     }
 
     #[test]

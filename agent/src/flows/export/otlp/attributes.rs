@@ -32,7 +32,7 @@ enum Getter {
 }
 
 /// All of them.
-pub(super) const ATTRIBUTES: [Attribute; 46] = [
+pub(super) const ATTRIBUTES: [Attribute; 48] = [
     integer("trunkline.flow.schema", |_| Some(SCHEMA)),
     integer("trunkline.flow.start_time_unix_nano", |record| Some(count(nanoseconds(record.start)))),
     text("trunkline.flow.end_reason", |record| Some(reason(record.reason).to_owned())),
@@ -40,6 +40,8 @@ pub(super) const ATTRIBUTES: [Attribute; 46] = [
     integer("trunkline.flow.bytes", |record| Some(count(record.totals.bytes))),
     integer("trunkline.flow.skbs", |record| Some(count(record.totals.skbs))),
     integer("trunkline.flow.skb_bytes", |record| Some(count(record.totals.skb_bytes))),
+    integer("trunkline.flow.one_in", |record| Some(record.one_in.into())),
+    flag("trunkline.flow.estimated", FlowRecord::estimated),
     text("network.io.direction", |record| Some(direction(record).to_owned())),
     text("network.type", |record| {
         ip(record).map(|ip| if ip.src.is_ipv4() { "ipv4" } else { "ipv6" }.to_owned())

@@ -41,7 +41,7 @@ fn a_tcp_record_says_everything() {
     let expected = json!({
         "trunkline.flow.schema": 1, "trunkline.flow.start_time_unix_nano": 1_790_000_000_250_000_000_i64,
         "trunkline.flow.end_reason": "active", "trunkline.flow.packets": 5000, "trunkline.flow.bytes": 6_400_000,
-        "trunkline.flow.skbs": 120, "trunkline.flow.skb_bytes": 6_100_000,
+        "trunkline.flow.skbs": 120, "trunkline.flow.skb_bytes": 6_100_000, "trunkline.flow.one_in": 1,
         "network.io.direction": "transmit", "network.type": "ipv4", "network.transport": "tcp",
         "source.address": "192.0.2.1", "source.port": 40000,
         "destination.address": "192.0.2.2", "destination.port": 443,
@@ -69,6 +69,7 @@ fn what_is_unknown_is_left_out() {
         "trunkline.tcp.flags",
         "trunkline.tcp.handshake_rtt_nano",
         "trunkline.flow.gap",
+        "trunkline.flow.estimated",
     ] {
         assert!(uplink.get(absent).is_none(), "{absent}");
     }
@@ -96,7 +97,7 @@ fn what_is_no_tcp_has_words_of_its_own() {
     let mut other = record(lldp);
     let tags = [Some(Tag { vid: 7, service: true }), Some(Tag { vid: 9, service: false })];
     other.key = FlowKey::new(Slot(1), Direction::Received, tags, lldp).marked(false, true, true);
-    (other.gap, other.fragmented) = (true, true);
+    (other.gap, other.fragmented, other.one_in) = (true, true, 10);
     let other = of(&other);
     for (name, value) in [
         ("trunkline.ethernet.type", json!(0x88cc)),
@@ -109,6 +110,8 @@ fn what_is_no_tcp_has_words_of_its_own() {
         ("trunkline.flow.more_tags", json!(true)),
         ("trunkline.flow.fragmented", json!(true)),
         ("trunkline.flow.gap", json!(true)),
+        ("trunkline.flow.estimated", json!(true)),
+        ("trunkline.flow.one_in", json!(10)),
     ] {
         assert_eq!(other[name], value, "{name}");
     }
