@@ -3,6 +3,7 @@
 //! Owns the order: the switch is asked before taps are read, and a slot is free once its last flows were.
 
 use std::collections::{HashMap, HashSet};
+use std::fs;
 use std::sync::PoisonError;
 use std::time::SystemTime;
 
@@ -14,6 +15,11 @@ use crate::cli::chain;
 use crate::flows::owner::OwnerGone;
 use crate::flows::table::Closed;
 use crate::metrics::FlowSample;
+
+/// Whether the kernel counts how often programs run, and for how long.
+fn runs_are_counted() -> bool {
+    fs::read_to_string("/proc/sys/kernel/bpf_stats_enabled").is_ok_and(|text| text.trim() != "0")
+}
 
 impl Inner {
     /// What an earlier process closed and did not read.
@@ -62,7 +68,7 @@ impl Inner {
         match self.reader.run(work).await? {
             Ok((epoch, totals, ran)) => {
                 self.options.metrics.observe_drain(started.elapsed(), epoch.entries);
-                self.options.metrics.set_ran(ran);
+                ran.into_iter().for_each(|ran| self.options.metrics.set_ran(ran));
                 self.take_in(&epoch, totals);
                 Ok(true)
             }
