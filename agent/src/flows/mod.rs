@@ -29,7 +29,7 @@ mod view;
 mod wishes;
 
 pub use loss::Losses;
-pub use names::{Claim, Names};
+pub use names::Names;
 pub use service::{FlowService, FlowsOptions, StartError};
 pub use table::{Closed, FlowTable, LiveFlow, Timeouts};
 pub use view::{FlowRow, FlowsDump, TCP_FLAGS};

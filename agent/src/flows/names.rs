@@ -4,35 +4,39 @@
 //! several claim the address, by the one of the tap's own network; if that leaves several, by none. Freed addresses
 //! are remembered for a while, since a flow is named when it is read, and may be older than the release.
 
-use std::collections::{BTreeMap, HashMap};
+use std::cell::OnceCell;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use trunkline_api::{MacAddr, VlanId};
+use trunkline_api::{IPAllocationSpec, MacAddr, VlanId};
 
 use super::record::{Endpoint, TapIdentity};
 
 /// How long a freed address keeps its last owner for flows from before.
 const REMEMBER: Duration = Duration::from_mins(5);
 
-/// One claim of an address.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Claim {
-    /// The network's VLAN.
-    pub vlan: Option<VlanId>,
-    /// The address.
-    pub address: IpAddr,
+/// What the claims of many pods have in common.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Place {
+    pool: String,
+    vlan: Option<VlanId>,
     /// `<namespace>/<name>` of the network.
-    pub network: String,
-    /// Who has it.
-    pub owner: Arc<Endpoint>,
+    network: String,
+    namespace: String,
+    interface: String,
 }
 
-#[derive(Clone, Debug)]
+/// One claim of an address.
+#[derive(Debug)]
 struct Held {
-    claim: Claim,
+    place: Arc<Place>,
+    pod: Box<str>,
+    uid: Box<str>,
     until: Option<SystemTime>,
+    /// Made when it is first told: most pods of a large network never talk to this node.
+    owner: OnceCell<Arc<Endpoint>>,
 }
 
 impl Held {
@@ -41,60 +45,87 @@ impl Held {
         // held against it.
         self.until.is_none_or(|until| at <= until)
     }
+
+    fn owner(&self) -> Arc<Endpoint> {
+        let made = || {
+            Arc::new(Endpoint {
+                namespace: self.place.namespace.clone(),
+                name: self.pod.to_string(),
+                uid: self.uid.to_string(),
+                interface: self.place.interface.clone(),
+            })
+        };
+        Arc::clone(self.owner.get_or_init(made))
+    }
 }
 
-/// All claims of the networks that this node is on.
+/// All claims of the networks that this node is on. A pool and an address are one claim.
 #[derive(Debug, Default)]
 pub struct Names {
-    /// By the claim's object, so that it can be taken back.
-    claims: BTreeMap<String, Held>,
-    by_address: HashMap<(Option<VlanId>, IpAddr), Vec<String>>,
+    claims: HashMap<IpAddr, Vec<Held>>,
+    places: HashSet<Arc<Place>>,
     by_mac: HashMap<(String, [u8; 6]), Arc<Endpoint>>,
 }
 
 impl Names {
-    /// A claim appeared or changed; `object` is the name of its `IPAllocation`.
-    pub fn put(&mut self, object: &str, claim: Claim) {
-        self.remove(object);
-        let key = (claim.vlan, claim.address);
-        self.by_address.entry(key).or_default().push(object.to_owned());
-        self.claims.insert(object.to_owned(), Held { claim, until: None });
+    /// A claim appeared or changed; `vlan` is its network's.
+    pub fn put(&mut self, claim: &IPAllocationSpec, vlan: Option<VlanId>) {
+        let owner = &claim.owner;
+        let held = Held {
+            place: self.place(Place {
+                pool: claim.pool.clone(),
+                vlan,
+                network: owner.nad.clone(),
+                namespace: owner.pod_namespace.clone(),
+                interface: owner.interface.clone(),
+            }),
+            pod: owner.pod_name.as_str().into(),
+            uid: owner.pod_uid.as_str().into(),
+            until: None,
+            owner: OnceCell::new(),
+        };
+        let at_address = self.claims.entry(claim.address).or_default();
+        if let Some(before) = at_address.iter_mut().find(|held| held.place.pool == claim.pool) {
+            *before = held;
+        } else {
+            at_address.reserve_exact(1);
+            at_address.push(held);
+        }
+    }
+
+    fn place(&mut self, place: Place) -> Arc<Place> {
+        if let Some(known) = self.places.get(&place) {
+            return Arc::clone(known);
+        }
+        let place = Arc::new(place);
+        self.places.insert(Arc::clone(&place));
+        place
     }
 
     /// A claim was given back.
-    pub fn end(&mut self, object: &str, at: SystemTime) {
-        if let Some(held) = self.claims.get_mut(object) {
+    pub fn end(&mut self, claim: &IPAllocationSpec, at: SystemTime) {
+        let mut held = self.claims.get_mut(&claim.address).into_iter().flatten();
+        if let Some(held) = held.find(|held| held.place.pool == claim.pool) {
             held.until.get_or_insert(at);
         }
     }
 
-    /// Keeps these objects' claims alone; the others have ended.
-    pub fn retain(&mut self, alive: impl Fn(&str) -> bool, at: SystemTime) {
-        let gone = self.claims.iter_mut().filter(|(object, _)| !alive(object));
-        gone.for_each(|(_, held)| {
+    /// Of this pool, keeps the claims of these addresses alone; the others have ended.
+    pub fn retain(&mut self, pool: &str, alive: &HashSet<IpAddr>, at: SystemTime) {
+        let gone = self.claims.iter_mut().filter(|(address, _)| !alive.contains(address));
+        for held in gone.flat_map(|(_, held)| held).filter(|held| held.place.pool == pool) {
             held.until.get_or_insert(at);
-        });
+        }
     }
 
     /// Forgets what ended long ago.
     pub fn forget(&mut self, now: SystemTime) {
-        let old = |held: &Held| held.until.is_some_and(|until| until + REMEMBER < now);
-        let gone: Vec<String> =
-            self.claims.iter().filter(|(_, held)| old(held)).map(|(object, _)| object.clone()).collect();
-        for object in &gone {
-            self.remove(object);
-        }
-    }
-
-    fn remove(&mut self, object: &str) {
-        let Some(held) = self.claims.remove(object) else { return };
-        let key = (held.claim.vlan, held.claim.address);
-        if let Some(list) = self.by_address.get_mut(&key) {
-            list.retain(|name| name != object);
-            if list.is_empty() {
-                self.by_address.remove(&key);
-            }
-        }
+        self.claims.retain(|_, at_address| {
+            at_address.retain(|held| held.until.is_none_or(|until| until + REMEMBER >= now));
+            !at_address.is_empty()
+        });
+        self.claims.shrink_to(2 * self.claims.len());
+        self.places.retain(|place| Arc::strong_count(place) > 1);
     }
 
     /// The ports of this node, by bridge and Ethernet address: they name peers of layer-2 networks.
@@ -104,7 +135,7 @@ impl Names {
 
     /// How many claims are known.
     pub fn len(&self) -> usize {
-        self.claims.len()
+        self.claims.values().map(Vec::len).sum()
     }
 
     /// Whether none is known.
@@ -135,17 +166,13 @@ impl Names {
         address: IpAddr,
         at: SystemTime,
     ) -> Option<Arc<Endpoint>> {
-        let objects = self.by_address.get(&(tap.vlan, address))?;
-        let valid: Vec<&Claim> = objects
-            .iter()
-            .filter_map(|object| self.claims.get(object))
-            .filter(|held| held.covers(at))
-            .map(|held| &held.claim)
-            .collect();
-        let own: Vec<&&Claim> = valid.iter().filter(|claim| claim.network == network).collect();
+        let at_address = self.claims.get(&address)?.iter();
+        let valid: Vec<&Held> =
+            at_address.filter(|held| held.place.vlan == tap.vlan && held.covers(at)).collect();
+        let own: Vec<&&Held> = valid.iter().filter(|held| held.place.network == network).collect();
         match (own.as_slice(), valid.as_slice()) {
-            ([one], _) => Some(Arc::clone(&one.owner)),
-            ([], [one]) => Some(Arc::clone(&one.owner)),
+            ([one], _) => Some(one.owner()),
+            ([], [one]) => Some(one.owner()),
             _ => None,
         }
     }
@@ -153,6 +180,8 @@ impl Names {
 
 #[cfg(test)]
 mod tests {
+    use trunkline_api::AllocationOwner;
+
     use super::*;
 
     fn endpoint(name: &str) -> Arc<Endpoint> {
@@ -165,13 +194,22 @@ mod tests {
         })
     }
 
-    fn claim(vlan: u16, network: &str, name: &str) -> Claim {
-        Claim {
-            vlan: VlanId::try_from(vlan).ok(),
-            address: [10, 0, 0, 5].into(),
-            network: network.to_owned(),
-            owner: endpoint(name),
-        }
+    const ADDRESS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 5));
+
+    fn claim(pool: &str, network: &str, name: &str) -> IPAllocationSpec {
+        let owner = AllocationOwner {
+            pod_namespace: "default".to_owned(),
+            pod_name: name.to_owned(),
+            pod_uid: name.to_owned(),
+            sandbox: String::new(),
+            interface: "eth1".to_owned(),
+            nad: network.to_owned(),
+        };
+        IPAllocationSpec { pool: pool.to_owned(), address: ADDRESS, node: "elsewhere".to_owned(), owner }
+    }
+
+    fn vlan(id: u16) -> Option<VlanId> {
+        VlanId::try_from(id).ok()
     }
 
     fn tap(vlan: u16, network: &str) -> TapIdentity {
@@ -182,21 +220,21 @@ mod tests {
             netns: None,
             pod: None,
             network: Some(network.to_owned()),
-            vlan: VlanId::try_from(vlan).ok(),
+            vlan: self::vlan(vlan),
             bridge: Some("br".into()),
             since: SystemTime::UNIX_EPOCH,
         }
     }
 
     fn name(names: &Names, tap: &TapIdentity, at: SystemTime) -> Option<String> {
-        names.peer(tap, Some([10, 0, 0, 5].into()), [0; 6], at).map(|peer| peer.name.clone())
+        names.peer(tap, Some(ADDRESS), [0; 6], at).map(|peer| peer.name.clone())
     }
 
     #[test]
     fn equal_addresses_on_two_vlans_are_two_pods() {
         let mut names = Names::default();
-        names.put("a", claim(100, "n/v100", "one"));
-        names.put("b", claim(200, "n/v200", "two"));
+        names.put(&claim("a", "n/v100", "one"), vlan(100));
+        names.put(&claim("b", "n/v200", "two"), vlan(200));
         let now = SystemTime::now();
         assert_eq!(name(&names, &tap(100, "n/v100"), now).as_deref(), Some("one"));
         assert_eq!(name(&names, &tap(200, "n/v200"), now).as_deref(), Some("two"));
@@ -206,12 +244,12 @@ mod tests {
     #[test]
     fn of_two_claims_on_one_vlan_the_taps_own_network_counts_and_otherwise_nobody_is_guessed() {
         let mut names = Names::default();
-        names.put("a", claim(100, "n/left", "one"));
-        names.put("b", claim(100, "n/right", "two"));
+        names.put(&claim("a", "n/left", "one"), vlan(100));
+        names.put(&claim("b", "n/right", "two"), vlan(100));
         let now = SystemTime::now();
         assert_eq!(name(&names, &tap(100, "n/right"), now).as_deref(), Some("two"));
         assert_eq!(name(&names, &tap(100, "n/third"), now), None);
-        names.end("a", now - Duration::from_secs(9));
+        names.end(&claim("a", "n/left", "one"), now - Duration::from_secs(9));
         assert_eq!(name(&names, &tap(100, "n/third"), now).as_deref(), Some("two"));
     }
 
@@ -219,11 +257,41 @@ mod tests {
     fn a_freed_address_names_its_owner_for_flows_from_before_only() {
         let mut names = Names::default();
         let (now, freed) = (SystemTime::now(), SystemTime::now() - Duration::from_secs(60));
-        names.put("a", claim(100, "n/v100", "old"));
-        names.end("a", freed);
-        names.put("b", claim(100, "n/v100", "new"));
+        names.put(&claim("a", "n/v100", "old"), vlan(100));
+        names.end(&claim("a", "n/v100", "old"), freed);
+        names.put(&claim("b", "n/v100", "new"), vlan(100));
         assert_eq!(name(&names, &tap(100, "n/v100"), now).as_deref(), Some("new"));
         names.forget(now + REMEMBER);
+        assert_eq!(names.len(), 1);
+    }
+
+    #[test]
+    fn a_new_list_of_a_pool_ends_what_is_missing_in_it_and_nothing_of_another_pool() {
+        let mut names = Names::default();
+        names.put(&claim("a", "n/v100", "one"), vlan(100));
+        names.put(&claim("b", "n/v200", "two"), vlan(200));
+        let now = SystemTime::now();
+        names.retain("a", &[ADDRESS].into(), now - REMEMBER * 2);
+        names.forget(now);
+        assert_eq!(names.len(), 2);
+        names.retain("a", &HashSet::new(), now - REMEMBER * 2);
+        names.forget(now);
+        assert_eq!((names.len(), names.places.len()), (1, 1));
+        assert_eq!(name(&names, &tap(100, "n/v100"), now), None);
+        assert_eq!(name(&names, &tap(200, "n/v200"), now).as_deref(), Some("two"));
+    }
+
+    #[test]
+    fn a_claim_that_is_made_anew_names_its_new_owner() {
+        let mut names = Names::default();
+        let now = SystemTime::now();
+        for owner in ["one", "two"] {
+            names.put(&claim("a", "n/v100", owner), vlan(100));
+            assert_eq!(name(&names, &tap(100, "n/v100"), now).as_deref(), Some(owner));
+        }
+        names.put(&claim("a", "n/v100", "two"), vlan(200));
+        assert_eq!(name(&names, &tap(100, "n/v100"), now), None);
+        assert_eq!(name(&names, &tap(200, "n/v100"), now).as_deref(), Some("two"));
         assert_eq!(names.len(), 1);
     }
 

@@ -156,6 +156,13 @@ impl ObjectCache {
         self.inner.changed.subscribe()
     }
 
+    /// As when the watch brings this NAD.
+    #[cfg(test)]
+    pub(crate) fn put_nad(&self, nad: NetworkAttachmentDefinition) {
+        self.inner.nads.apply(kube::runtime::watcher::Event::Apply(DeserializeGuard(Ok(nad))));
+        self.inner.changed.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
     /// `<ip>:<port>` of the leading controller's IPAM service.
     pub fn controller_address(&self) -> watch::Receiver<Option<String>> {
         self.inner.controller.subscribe()
