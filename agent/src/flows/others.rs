@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
 
-use trunkline_ebpf::Tap;
+use trunkline_ebpf::{Tap, Way};
 
 use super::record::TapIdentity;
 use crate::attach::is_host_link_name;
@@ -63,27 +63,17 @@ pub(super) fn is_other(tap: &str) -> bool {
     tap.split_once('@').is_some_and(|(index, inode)| number(index) && number(inode))
 }
 
-/// Whether a kernel of this release (`uname -r`) lets a link be looked at and taken off from outside its interface's
-/// namespace: TCX, 6.6. What cannot be read is taken to be new.
-pub(super) fn reaches_inside(release: &str) -> bool {
-    let mut numbers =
-        release.trim_end().split(['.', '-', '+']).map_while(|number| number.parse::<u32>().ok());
-    match (numbers.next(), numbers.next()) {
-        (Some(major), Some(minor)) => (major, minor) >= (6, 6),
-        _ => true,
-    }
-}
-
 /// All wishes, the latest interface first: one that has just come is not to wait for all others.
 pub(super) fn all(
     sightings: &Sightings,
     ours: &Ours,
     host_link: impl Fn(u32) -> Option<String>,
-    reaches_inside: bool,
+    way: Way,
 ) -> Vec<OtherWish> {
     let others = sightings.interfaces.iter().filter(|sighting| !ours.has(sighting, &host_link));
     let mut wishes: Vec<OtherWish> = others.map(of).collect();
-    if !reaches_inside {
+    if way == Way::Clsact {
+        // A filter is seen and taken off in its own namespace only.
         let inside = wishes.iter_mut().filter(|wish| wish.namespace.is_some());
         inside.for_each(|wish| {
             wish.refused = Some("taps in other network namespaces need a kernel of 6.6 or newer");
@@ -155,7 +145,7 @@ mod tests {
     fn names(sightings: Vec<Sighting>, ours: &Ours) -> Vec<String> {
         let all_of = Sightings { complete: true, namespaces: 1, interfaces: sightings };
         let host_link = |index| (index == 40).then(|| "tl0123456789abc".to_owned());
-        all(&all_of, ours, host_link, true).into_iter().map(|wish| wish.tap.name).collect()
+        all(&all_of, ours, host_link, Way::Tcx).into_iter().map(|wish| wish.tap.name).collect()
     }
 
     #[test]
@@ -186,12 +176,10 @@ mod tests {
     }
 
     #[test]
-    fn an_old_kernel_has_taps_in_its_own_namespace_only() {
-        let releases = ["6.1.0-49-amd64", "6.6", "6.18.44-fc-v595", "7.0-rc1", "custom"];
-        assert_eq!(releases.map(reaches_inside), [false, true, true, true, true]);
+    fn by_clsact_there_are_taps_in_the_agents_own_namespace_only() {
         let interfaces = vec![sighting(1, 2, "eth0", 1), inside(7, 2, None)];
         let sightings = Sightings { complete: true, namespaces: 2, interfaces };
-        let refused = all(&sightings, &Ours::default(), |_| None, false);
+        let refused = all(&sightings, &Ours::default(), |_| None, Way::Clsact);
         let refused: Vec<_> =
             refused.iter().map(|wish| (wish.tap.name.as_str(), wish.refused.is_some())).collect();
         assert_eq!(refused, [("2@7", true), ("2@1", false)]);

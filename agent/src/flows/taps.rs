@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use trunkline_ebpf::{LinkState, Slot, TapError, TapSet};
+use trunkline_ebpf::{LinkState, Slot, TapError, TapSet, Way};
 
 use super::others::is_other;
 use super::owner::{Owner, OwnerGone};
@@ -38,6 +38,16 @@ impl Known {
     pub(super) fn owner(&self, slot: Slot) -> Option<Arc<TapIdentity>> {
         self.taps.get(&slot).or_else(|| self.leaving.get(&slot).map(|(identity, _)| identity)).cloned()
     }
+
+    /// These taps were given up, and keep their owners until their last flows have been read.
+    fn leave(&mut self, left: Vec<(Slot, String)>) {
+        for (slot, name) in left {
+            if let Some(identity) = self.taps.remove(&slot) {
+                self.leaving.insert(slot, (identity, 0));
+            }
+            self.leaving.entry(slot).or_insert_with(|| (nameless(&name), 0));
+        }
+    }
 }
 
 /// A handle; clones share the thread.
@@ -45,6 +55,7 @@ impl Known {
 pub(super) struct Taps {
     set: Owner<TapSet>,
     known: Arc<Mutex<Known>>,
+    way: Way,
     /// Whether interfaces that are not ours have taps, too.
     with_others: bool,
 }
@@ -73,7 +84,13 @@ impl Taps {
         let mut known = Known::default();
         known.taps.extend(set.taps().map(|(slot, name)| (slot, nameless(name))));
         known.leaving.extend(set.given_up().map(|(slot, name)| (slot, (nameless(name), 0))));
-        Ok(Self { set: Owner::start("taps", set)?, known: Arc::new(Mutex::new(known)), with_others })
+        let way = set.way();
+        Ok(Self { set: Owner::start("taps", set)?, known: Arc::new(Mutex::new(known)), way, with_others })
+    }
+
+    /// How taps hang on interfaces.
+    pub(super) fn way(&self) -> Way {
+        self.way
     }
 
     /// What is known now.
@@ -129,18 +146,16 @@ impl Taps {
                     tracing::warn!(error = %chain(&error), "a tap cannot be taken off, will try again");
                 }
             }
-            let left: Vec<(Slot, String)> =
-                set.given_up().map(|(slot, name)| (slot, name.to_owned())).collect();
-            (fates, left)
+            (fates, given_up(set))
         };
         let (fates, left) = self.set.run(work).await?;
-        Ok(self.take_in(fates, &left, &identities, missing))
+        Ok(self.take_in(fates, left, &identities, missing))
     }
 
     fn take_in(
         &self,
         fates: Vec<(String, Fate)>,
-        left: &[(Slot, String)],
+        left: Vec<(Slot, String)>,
         identities: &HashMap<String, Arc<TapIdentity>>,
         missing: Vec<String>,
     ) -> Changes {
@@ -164,12 +179,7 @@ impl Taps {
                 }
             }
         }
-        for (slot, name) in left {
-            if let Some(identity) = known.taps.remove(slot) {
-                known.leaving.insert(*slot, (identity, 0));
-            }
-            known.leaving.entry(*slot).or_insert_with(|| (nameless(name), 0));
-        }
+        known.leave(left);
         changes
     }
 
@@ -188,6 +198,11 @@ impl Taps {
         }
         Ok(freed)
     }
+}
+
+/// Slots whose tap was given up, with its name.
+fn given_up(set: &TapSet) -> Vec<(Slot, String)> {
+    set.given_up().map(|(slot, name)| (slot, name.to_owned())).collect()
 }
 
 /// The identity of a tap stays the same object while it says the same: flows refer to it.

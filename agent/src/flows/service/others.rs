@@ -66,8 +66,7 @@ impl Inner {
             return Ok(false);
         }
         let sightings = Arc::clone(&sightings.borrow());
-        let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-        let wishes = others::all(&sightings, &self.ours(), link_name, others::reaches_inside(&release));
+        let wishes = others::all(&sightings, &self.ours(), link_name, self.taps.way());
         self.options.metrics.set_watched_namespaces(sightings.namespaces);
         let changes = self.taps.settle_others(wishes, sightings.complete, regular).await?;
         for tap in &changes.attached {

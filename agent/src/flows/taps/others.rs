@@ -13,7 +13,7 @@ use trunkline_ebpf::{LinkState, Slot, TapSet};
 use super::super::others::{OtherWish, is_other};
 use super::super::owner::OwnerGone;
 use super::super::record::TapIdentity;
-use super::{Taps, keep, nameless};
+use super::{Taps, given_up, keep};
 use crate::cli::chain;
 use crate::netns::run_aside;
 
@@ -91,28 +91,23 @@ impl Taps {
         let work = move |set: &mut TapSet| {
             let mut pass = pass;
             let outcomes = pass.run(set, wishes);
-            let left: Vec<(Slot, String)> =
-                set.given_up().map(|(slot, name)| (slot, name.to_owned())).collect();
-            (outcomes, left, pass.more)
+            (outcomes, given_up(set), pass.more)
         };
         let (outcomes, left, more) = self.set.run(work).await?;
-        Ok(OtherChanges { more, ..self.take_in_others(outcomes, &left, regular) })
+        Ok(OtherChanges { more, ..self.take_in_others(outcomes, left, regular) })
     }
 
     fn take_in_others(
         &self,
         outcomes: Vec<(OtherWish, Outcome)>,
-        left: &[(Slot, String)],
+        left: Vec<(Slot, String)>,
         regular: bool,
     ) -> OtherChanges {
         let mut changes = OtherChanges::default();
         let mut known = self.known();
         let before = std::mem::take(&mut known.others);
         known.others.wanted = outcomes.len();
-        for (slot, name) in left {
-            let identity = known.taps.remove(slot);
-            known.leaving.entry(*slot).or_insert_with(|| (identity.unwrap_or_else(|| nameless(name)), 0));
-        }
+        known.leave(left);
         for (wish, outcome) in outcomes {
             let name = wish.tap.name;
             let mut identity = wish.identity;
