@@ -6,87 +6,22 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use aya::programs::TcAttachType;
 use trunkline_ebpf::{Direction, LinkState, Slot, Tap, TapSet, Way, remove_all};
 
-use crate::bpffs::Bpffs;
-use crate::frames::{Ipv4, ethernet, ethertype, protocol, udp};
 use crate::namespace::Namespace;
 use crate::packet::PacketSocket;
-use crate::rig::{Rig, Stop, capacity, program, set_next, tap, wrapper};
+use crate::rig::{Bench, capacity, frame, program, set_next, tap, under_traffic, wrapper};
 use crate::way::{filters, hang_filter, qdisc, tc};
 
 const INGRESS: TcAttachType = TcAttachType::Ingress;
 const EGRESS: TcAttachType = TcAttachType::Egress;
 
-/// A set by clsact, and a pair `a`–`b` in a namespace.
-struct Bench {
-    rig: Rig,
-    namespace: Namespace,
-    socket: PacketSocket,
-}
-
 impl Bench {
-    fn new() -> Self {
-        let (bpffs, namespace) = (Bpffs::new(), Namespace::new());
-        namespace.pair("a", &namespace, "b");
-        let socket = namespace.run(|| PacketSocket::sender("a", false));
-        Self { rig: Self::rig(bpffs), namespace, socket }
-    }
-
-    fn rig(bpffs: Bpffs) -> Rig {
-        let set = TapSet::open_with(&bpffs.root(), capacity(1024), Way::Clsact).expect("the programs load");
-        let reader = set.reader().expect("the maps");
-        Rig { set, reader, bpffs }
-    }
-
-    /// The process dies, and the next one opens what is there.
-    fn killed(self) -> Self {
-        let Self { rig: Rig { set, reader, bpffs }, namespace, socket } = self;
-        drop((set, reader));
-        Self { rig: Self::rig(bpffs), namespace, socket }
-    }
-
-    fn tap(&self, link: &str) -> Tap {
-        tap(link, link, self.namespace.index(link))
-    }
-
-    fn try_ensure(&mut self, tap: &Tap) -> Result<Slot, String> {
-        let (set, namespace) = (&mut self.rig.set, &self.namespace);
-        namespace.run(move || set.ensure(tap)).map_err(|error| error.to_string())
-    }
-
-    fn ensure(&mut self, tap: &Tap) -> Slot {
-        self.try_ensure(tap).expect("attached")
-    }
-
-    fn state(&self, slot: Slot, tap: &Tap) -> LinkState {
-        self.namespace.run(|| self.rig.set.state(slot, tap)).expect("readable")
-    }
-
-    fn give_up(&mut self, slot: Slot) {
-        let (set, namespace) = (&mut self.rig.set, &self.namespace);
-        namespace.run(move || set.give_up(slot)).expect("off");
-    }
-
     fn remove_all(&self) -> bool {
         self.namespace.run(|| remove_all(&self.rig.bpffs.root())).expect("removed")
-    }
-
-    fn folder(&self, slot: Slot, name: &str) -> PathBuf {
-        self.rig.maps().with_file_name("taps").join(format!("{}_{name}", slot.0))
-    }
-
-    /// Sends so many equal frames from `a`.
-    fn send(&self, frames: u64) {
-        (0..frames).for_each(|_| self.socket.send(&frame()));
-    }
-
-    fn skbs(&self, slot: Slot, direction: Direction) -> u64 {
-        self.rig.reader.totals(slot, direction).expect("the counters").seen.skbs
     }
 
     /// Priorities of the filters of a side.
@@ -105,10 +40,6 @@ impl Bench {
     }
 }
 
-fn frame() -> Vec<u8> {
-    ethernet(ethertype::IPV4, &Ipv4::of(protocol::UDP).packet(&udp(1, 2, b"")))
-}
-
 fn attached(tap: &Tap) -> LinkState {
     LinkState::Attached { ifindex: tap.ifindex }
 }
@@ -121,7 +52,7 @@ fn hang(bench: &Bench, link: &str, hook: TcAttachType, priority: u16) {
 
 #[test]
 fn what_filters_count_is_what_the_device_counts() {
-    let mut bench = Bench::new();
+    let mut bench = Bench::new(Way::Clsact);
     let wanted = [bench.tap("a"), bench.tap("b")];
     let [a, b] = wanted.each_ref().map(|tap| bench.ensure(tap));
     bench.send(500);
@@ -136,7 +67,7 @@ fn what_filters_count_is_what_the_device_counts() {
 
 #[test]
 fn filters_are_named_have_places_of_their_own_and_stay_in_software() {
-    let mut bench = Bench::new();
+    let mut bench = Bench::new(Way::Clsact);
     let slot = bench.ensure(&Tap { guarded: true, ..bench.tap("b") });
     let a = bench.ensure(&bench.tap("a"));
     assert_eq!((bench.priorities("a", INGRESS), bench.priorities("a", EGRESS)), (vec![3], vec![65_523]));
@@ -153,22 +84,13 @@ fn filters_are_named_have_places_of_their_own_and_stay_in_software() {
 
 #[test]
 fn programs_are_exchanged_under_traffic_and_every_frame_is_counted_once() {
-    let mut bench = Bench::new();
+    let mut bench = Bench::new(Way::Clsact);
     let wanted = bench.tap("a");
     let slot = bench.ensure(&wanted);
     let record = bench.folder(slot, "a").join("egress");
     let socket = bench.namespace.run(|| PacketSocket::sender("a", false));
-    let stop = AtomicBool::new(false);
-    let (bench, sent) = thread::scope(|scope| {
-        let running = Stop(&stop);
-        let traffic = scope.spawn(|| {
-            let mut sent = 0_u64;
-            while !stop.load(Ordering::Relaxed) {
-                socket.send(&frame());
-                sent += 1;
-            }
-            sent
-        });
+    let one = |_| frame(1);
+    let (bench, sent) = under_traffic(&socket, one, |_| {
         bench.rig.await_skbs(slot, Direction::Sent, 1);
         for round in 1..=100 {
             let before = filters(&bench.namespace, "a", EGRESS);
@@ -182,8 +104,7 @@ fn programs_are_exchanged_under_traffic_and_every_frame_is_counted_once() {
             let program = |shown: &[serde_json::Value]| shown[0]["options"]["prog"]["id"].as_u64();
             assert_eq!(program(&before) != program(&after), other_copy, "round {round}");
         }
-        drop(running);
-        (bench, traffic.join().expect("no panic there"))
+        bench
     });
     assert_eq!(bench.skbs(slot, Direction::Sent), sent);
     let stats = bench.namespace.stats("a");
@@ -192,7 +113,7 @@ fn programs_are_exchanged_under_traffic_and_every_frame_is_counted_once() {
 
 #[test]
 fn a_filter_of_ours_with_another_program_is_told_and_gets_ours() {
-    let mut bench = Bench::new();
+    let mut bench = Bench::new(Way::Clsact);
     let wanted = bench.tap("a");
     let slot = bench.ensure(&wanted);
     // Guarded or not is another program: as another version's is, by its tag.
@@ -208,7 +129,7 @@ fn a_filter_of_ours_with_another_program_is_told_and_gets_ours() {
 
 #[test]
 fn whoever_dies_between_the_steps_leaves_what_the_next_one_mends() {
-    let mut bench = Bench::new();
+    let mut bench = Bench::new(Way::Clsact);
     let wanted = bench.tap("a");
     let slot = bench.ensure(&wanted);
     let folder = bench.folder(slot, "a");
@@ -258,7 +179,7 @@ fn whoever_dies_between_the_steps_leaves_what_the_next_one_mends() {
 
 #[test]
 fn clsact_goes_only_where_we_made_it_and_nobody_else_uses_it() {
-    let mut bench = Bench::new();
+    let mut bench = Bench::new(Way::Clsact);
     let (a, b) = (bench.tap("a"), bench.tap("b"));
     // Ours, and only ours.
     let slot = bench.ensure(&a);
@@ -293,7 +214,7 @@ fn clsact_goes_only_where_we_made_it_and_nobody_else_uses_it() {
 
 #[test]
 fn clsact_that_somebody_takes_off_comes_back_with_its_filters() {
-    let mut bench = Bench::new();
+    let mut bench = Bench::new(Way::Clsact);
     let wanted = bench.tap("a");
     let slot = bench.ensure(&wanted);
     tc(&bench.namespace, "qdisc del dev a clsact");
@@ -305,7 +226,7 @@ fn clsact_that_somebody_takes_off_comes_back_with_its_filters() {
 
 #[test]
 fn an_interface_that_got_the_number_of_another_is_not_taken_for_it() {
-    let mut bench = Bench::new();
+    let mut bench = Bench::new(Way::Clsact);
     let wanted = bench.tap("a");
     let slot = bench.ensure(&wanted);
     bench.namespace.ip("link del dev a");
@@ -321,7 +242,7 @@ fn an_interface_that_got_the_number_of_another_is_not_taken_for_it() {
 
 #[test]
 fn an_interface_made_anew_is_tapped_at_its_new_number() {
-    let mut bench = Bench::new();
+    let mut bench = Bench::new(Way::Clsact);
     let slot = bench.ensure(&bench.tap("a"));
     bench.namespace.ip("link del dev a");
     bench.namespace.pair("a", &bench.namespace, "b");
@@ -334,7 +255,7 @@ fn an_interface_made_anew_is_tapped_at_its_new_number() {
 
 #[test]
 fn a_policing_qdisc_of_open_vswitch_is_named_and_left_alone() {
-    let mut bench = Bench::new();
+    let mut bench = Bench::new(Way::Clsact);
     let wanted = bench.tap("a");
     tc(&bench.namespace, "qdisc add dev a ingress");
     let refused = bench.try_ensure(&wanted).expect_err("there is no room");
@@ -348,7 +269,7 @@ fn a_policing_qdisc_of_open_vswitch_is_named_and_left_alone() {
 
 #[test]
 fn anothers_filter_in_our_place_is_named_and_left_alone() {
-    let mut bench = Bench::new();
+    let mut bench = Bench::new(Way::Clsact);
     let wanted = bench.tap("a");
     // Another kind, or another protocol, has the whole priority.
     for filter in ["protocol all pref 3 u32 match u32 0 0", "protocol ip pref 3 u32 match u32 0 0"] {
@@ -371,7 +292,7 @@ fn anothers_filter_in_our_place_is_named_and_left_alone() {
 
 #[test]
 fn programs_at_the_places_of_others_keep_running_before_and_behind_a_guard() {
-    let mut bench = Bench::new();
+    let mut bench = Bench::new(Way::Clsact);
     let guarded = Tap { guarded: true, ..bench.tap("b") };
     let slot = bench.ensure(&guarded);
     // The one before puts a tag on: who comes behind sees it.
@@ -389,7 +310,7 @@ fn programs_at_the_places_of_others_keep_running_before_and_behind_a_guard() {
 
 #[test]
 fn everything_comes_off_and_what_is_anothers_stays() {
-    let mut bench = Bench::new();
+    let mut bench = Bench::new(Way::Clsact);
     let taps = [bench.tap("a"), bench.tap("b")];
     for tap in &taps {
         bench.ensure(tap);
@@ -404,7 +325,7 @@ fn everything_comes_off_and_what_is_anothers_stays() {
 
 #[test]
 fn filters_whose_set_was_lost_come_off_all_the_same() {
-    let mut bench = Bench::new();
+    let mut bench = Bench::new(Way::Clsact);
     bench.ensure(&bench.tap("a"));
     hang(&bench, "a", EGRESS, 1);
     fs::remove_dir_all(bench.rig.bpffs.root()).expect("somebody removes every pin");
@@ -416,7 +337,7 @@ fn filters_whose_set_was_lost_come_off_all_the_same() {
 
 #[test]
 fn a_filter_whose_set_was_lost_serves_the_next_one() {
-    let mut bench = Bench::new();
+    let mut bench = Bench::new(Way::Clsact);
     let wanted = bench.tap("a");
     bench.ensure(&bench.tap("b"));
     bench.ensure(&wanted);
@@ -430,21 +351,12 @@ fn a_filter_whose_set_was_lost_serves_the_next_one() {
 
 #[test]
 fn a_larger_set_takes_filters_and_clsact_over_under_traffic() {
-    let mut bench = Bench::new();
+    let mut bench = Bench::new(Way::Clsact);
     let wanted = bench.tap("a");
     let slot = bench.ensure(&wanted);
     let socket = bench.namespace.run(|| PacketSocket::sender("a", false));
-    let stop = AtomicBool::new(false);
-    let (mut larger, sent) = thread::scope(|scope| {
-        let running = Stop(&stop);
-        let traffic = scope.spawn(|| {
-            let mut sent = 0_u64;
-            while !stop.load(Ordering::Relaxed) {
-                socket.send(&frame());
-                sent += 1;
-            }
-            sent
-        });
+    let one = |_| frame(1);
+    let (mut larger, sent) = under_traffic(&socket, one, |_| {
         bench.rig.await_skbs(slot, Direction::Sent, 100);
         let open = || TapSet::open_with(&bench.rig.bpffs.root(), capacity(2048), Way::Clsact);
         let larger = bench.namespace.run(open).expect("the programs load");
@@ -452,8 +364,7 @@ fn a_larger_set_takes_filters_and_clsact_over_under_traffic() {
         while reader.totals(Slot(0), Direction::Sent).expect("the counters").seen.skbs < 100 {
             thread::yield_now();
         }
-        drop(running);
-        (larger, traffic.join().expect("no panic there"))
+        larger
     });
     let (slot, _) = larger.taps().next().expect("taken over");
     let state = bench.namespace.run(|| larger.state(slot, &wanted)).expect("readable");
@@ -471,7 +382,7 @@ fn a_larger_set_takes_filters_and_clsact_over_under_traffic() {
 
 #[test]
 fn a_tap_inside_a_namespace_is_seen_and_taken_off_there() {
-    let mut bench = Bench::new();
+    let mut bench = Bench::new(Way::Clsact);
     let pod = Namespace::new();
     bench.namespace.pair("host", &pod, "eth1");
     let wanted = tap("pod@eth1", "eth1", pod.index("eth1"));
@@ -487,7 +398,7 @@ fn a_tap_inside_a_namespace_is_seen_and_taken_off_there() {
     assert_eq!((first.len(), shown()), (1, first.clone()), "the second time changes nothing");
     let state = |bench: &Bench| pod.run(|| bench.rig.set.state(slot, &wanted)).expect("readable");
     assert_eq!(state(&bench), attached(&wanted));
-    pod.run(|| PacketSocket::sender("eth1", false)).send(&frame());
+    pod.run(|| PacketSocket::sender("eth1", false)).send(&frame(1));
     assert_eq!(bench.skbs(slot, Direction::Sent), 1);
     tc(&pod, "filter del dev eth1 egress pref 65523");
     assert_eq!(state(&bench), LinkState::Gone);

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,61 +12,18 @@ use aya::programs::tc::TcAttachOptions;
 use trunkline_ebpf::{Direction, LinkState, Slot, Tag, Tap, Way};
 
 use crate::frames::{Ipv4, ethernet, ethertype, protocol, udp};
-use crate::namespace::Namespace;
 use crate::packet::PacketSocket;
-use crate::rig::{Rig, capacity, program, set_next, tap, wrapper};
-use crate::way::{Order, by_tcx, foreign_detach, hang, open, programs, unhang, way};
-
-/// A rig, and a pair `a`–`b` in a namespace.
-struct Bench {
-    rig: Rig,
-    namespace: Namespace,
-    socket: PacketSocket,
-}
+use crate::rig::{Bench, Rig, program, set_next, tap, wrapper};
+use crate::way::{Order, by_tcx, foreign_detach, hang, programs, unhang, way};
 
 impl Bench {
-    fn new() -> Self {
-        let (rig, namespace) = (Rig::new(1024), Namespace::new());
-        namespace.pair("a", &namespace, "b");
-        let socket = namespace.run(|| PacketSocket::sender("a", false));
-        Self { rig, namespace, socket }
-    }
-
-    fn tap(&self, link: &str) -> Tap {
-        tap(link, link, self.namespace.index(link))
-    }
-
-    fn ensure(&mut self, tap: &Tap) -> Slot {
-        let (set, namespace) = (&mut self.rig.set, &self.namespace);
-        namespace.run(move || set.ensure(tap)).expect("attached")
-    }
-
-    fn state(&self, slot: Slot, tap: &Tap) -> LinkState {
-        self.namespace.run(|| self.rig.set.state(slot, tap)).expect("readable pins")
-    }
-
-    /// Sends so many equal frames from `a`.
-    fn send(&self, frames: u64) {
-        let packet = Ipv4::of(protocol::UDP).packet(&udp(1, 2, b""));
-        (0..frames).for_each(|_| self.socket.send(&ethernet(ethertype::IPV4, &packet)));
-    }
-
-    fn skbs(&self, slot: Slot, direction: Direction) -> u64 {
-        self.rig.reader.totals(slot, direction).expect("the counters").seen.skbs
-    }
-
-    /// The pins of a tap's links.
-    fn pins(&self, slot: Slot, name: &str) -> PathBuf {
-        self.rig.maps().with_file_name("taps").join(format!("{}_{name}", slot.0))
-    }
-
     /// Every link of a tap by its pin's name.
     fn links(&self, slot: Slot, name: &str) -> BTreeMap<String, u32> {
-        let entries = fs::read_dir(self.pins(slot, name)).expect("a tap's folder");
+        let entries = fs::read_dir(self.folder(slot, name)).expect("a tap's folder");
         let names = entries.map(|entry| entry.expect("readable").file_name().to_string_lossy().into_owned());
         let id = |pin: &str| match way() {
             Way::Tcx => {
-                let path = self.pins(slot, name).join(pin);
+                let path = self.folder(slot, name).join(pin);
                 FdLink::from(PinnedLink::from_pin(path).expect("a link")).info().expect("live").id()
             }
             Way::Clsact if pin == "ingress" => self.programs(name, TcAttachType::Ingress)[0],
@@ -88,11 +44,6 @@ impl Bench {
             thread::yield_now();
         }
     }
-
-    fn give_up(&mut self, slot: Slot) {
-        let (set, namespace) = (&mut self.rig.set, &self.namespace);
-        namespace.run(move || set.give_up(slot)).expect("off");
-    }
 }
 
 /// `push_tag`, and then nothing.
@@ -105,7 +56,7 @@ fn tagger(vid: u16) -> Ebpf {
 
 #[test]
 fn a_set_that_is_opened_again_adopts_its_taps() {
-    let mut bench = Bench::new();
+    let mut bench = Bench::new(way());
     let wanted = Tap { guarded: true, ..bench.tap("b") };
     let slot = bench.ensure(&wanted);
     let before = bench.links(slot, "b");
@@ -113,13 +64,7 @@ fn a_set_that_is_opened_again_adopts_its_taps() {
     bench.send(3);
     bench.rig.await_skbs(slot, Direction::Received, 3);
 
-    let Bench { rig, namespace, socket } = bench;
-    let Rig { set, reader, bpffs } = rig;
-    drop((set, reader));
-    let set = open(&bpffs.root(), capacity(1024));
-    let reader = set.reader().expect("the maps");
-    let mut bench = Bench { rig: Rig { set, reader, bpffs }, namespace, socket };
-
+    let mut bench = bench.killed();
     assert_eq!(bench.rig.set.taps().collect::<Vec<_>>(), [(slot, "b")]);
     assert_eq!(bench.state(slot, &wanted), LinkState::Attached { ifindex: wanted.ifindex });
     assert_eq!(bench.ensure(&wanted), slot);
@@ -131,7 +76,7 @@ fn a_set_that_is_opened_again_adopts_its_taps() {
 
 #[test]
 fn others_programs_before_and_behind_ours_keep_running() {
-    let mut bench = Bench::new();
+    let mut bench = Bench::new(way());
     let wanted = bench.tap("a");
     let slot = bench.ensure(&wanted);
     let far = bench.ensure(&bench.tap("b"));
@@ -168,13 +113,13 @@ fn others_programs_before_and_behind_ours_keep_running() {
 
 #[test]
 fn a_foreign_detach_is_noticed_and_mended() {
-    let mut bench = Bench::new();
+    let mut bench = Bench::new(way());
     let wanted = bench.tap("a");
     let slot = bench.ensure(&wanted);
     let attached = LinkState::Attached { ifindex: wanted.ifindex };
     bench.send(2);
     for hook in ["egress", "ingress"] {
-        let pin = bench.pins(slot, "a").join(hook);
+        let pin = bench.folder(slot, "a").join(hook);
         foreign_detach(&bench.namespace, &pin, "a");
         assert_eq!(bench.state(slot, &wanted), LinkState::Gone, "{hook}");
         bench.send(1);
@@ -199,10 +144,10 @@ fn a_link_that_runs_another_program_gets_ours_without_a_gap() {
     if !by_tcx("a_link_that_runs_another_program_gets_ours_without_a_gap") {
         return;
     }
-    let mut bench = Bench::new();
+    let mut bench = Bench::new(way());
     let wanted = bench.tap("a");
     let slot = bench.ensure(&wanted);
-    let pin = bench.pins(slot, "a").join("egress");
+    let pin = bench.folder(slot, "a").join("egress");
     fs::remove_file(&pin).expect("a pin");
     // A tap of another version is a link of ours whose program has another tag.
     let mut ebpf = wrapper(0x8100, 1);
@@ -226,7 +171,7 @@ fn a_link_that_runs_another_program_gets_ours_without_a_gap() {
 
 #[test]
 fn a_guard_keeps_frames_from_the_stack_and_not_from_packet_sockets() {
-    let mut bench = Bench::new();
+    let mut bench = Bench::new(way());
     bench.namespace.ip("addr add 10.0.0.2/24 dev b");
     let mac: Vec<u8> = bench.namespace.link("b")["address"]
         .as_str()
@@ -261,7 +206,7 @@ fn a_guard_keeps_frames_from_the_stack_and_not_from_packet_sockets() {
 
 #[test]
 fn a_slot_is_free_again_only_when_its_last_flows_were_read() {
-    let mut bench = Bench::new();
+    let mut bench = Bench::new(way());
     let wanted = bench.tap("a");
     let slot = bench.ensure(&wanted);
     bench.send(3);
@@ -289,19 +234,17 @@ fn a_slot_is_free_again_only_when_its_last_flows_were_read() {
 
 #[test]
 fn a_slot_given_up_stays_taken_in_a_new_process() {
-    let mut bench = Bench::new();
+    let mut bench = Bench::new(way());
     let slot = bench.ensure(&bench.tap("a"));
     bench.give_up(slot);
-    let Rig { set, reader, bpffs } = bench.rig;
-    drop((set, reader));
-    let set = open(&bpffs.root(), capacity(1024));
+    let Rig { set, .. } = &bench.killed().rig;
     assert_eq!(set.taps().count(), 0);
     assert_eq!(set.given_up().collect::<Vec<_>>(), [(slot, "a")]);
 }
 
 #[test]
 fn a_set_that_is_destroyed_leaves_nothing() {
-    let mut bench = Bench::new();
+    let mut bench = Bench::new(way());
     bench.ensure(&bench.tap("a"));
     bench.rig.drain();
     let Rig { set, reader, bpffs } = bench.rig;
@@ -313,7 +256,7 @@ fn a_set_that_is_destroyed_leaves_nothing() {
 
 #[test]
 fn a_full_set_says_how_many_taps_it_holds() {
-    let mut bench = Bench::new();
+    let mut bench = Bench::new(way());
     let names: Vec<String> = (0..16).map(|number| format!("tap{number}")).collect();
     for (number, name) in (100..).zip(&names) {
         bench.rig.set.register(&tap(name, "lo", number)).expect("a slot");

@@ -7,15 +7,17 @@ use aya::{Ebpf, EbpfLoader};
 use std::fs::File;
 use std::io::Write as _;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use trunkline_ebpf::{Budget, Capacity, ClosedEpoch, Direction, Reader, Slot, Tap, TapSet};
+use trunkline_ebpf::{Budget, Capacity, ClosedEpoch, Direction, LinkState, Reader, Slot, Tap, TapSet, Way};
 
 use crate::bpffs::Bpffs;
+use crate::frames::{Ipv4, ethernet, ethertype, protocol, udp};
 use crate::namespace::Namespace;
 use crate::packet::{self, PacketSocket, VnetHeader};
-use crate::way::open;
+use crate::way::way;
 
 static WRAPPER: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/wrapper.o"));
 
@@ -29,6 +31,28 @@ impl Drop for Stop<'_> {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
     }
+}
+
+/// Does some work while frames are sent, each made from its number; returns how many were. `work` may look at how many
+/// there are so far.
+pub(crate) fn under_traffic<T>(
+    socket: &PacketSocket,
+    frame: impl Fn(u64) -> Vec<u8> + Sync,
+    work: impl FnOnce(&AtomicU64) -> T,
+) -> (T, u64) {
+    let (stop, sent) = (AtomicBool::new(false), AtomicU64::new(0));
+    let done = thread::scope(|scope| {
+        let _running = Stop(&stop);
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                let number = sent.load(Ordering::Relaxed);
+                socket.send(&frame(number));
+                sent.store(number + 1, Ordering::Relaxed);
+            }
+        });
+        work(&sent)
+    });
+    (done, sent.into_inner())
 }
 
 /// A wanted tap of the pod's side, to be changed where a test wants another.
@@ -83,8 +107,12 @@ pub(crate) struct Rig {
 
 impl Rig {
     pub(crate) fn new(flows: u32) -> Self {
-        let bpffs = Bpffs::new();
-        let set = open(&bpffs.root(), capacity(flows));
+        Self::open(Bpffs::new(), flows, way())
+    }
+
+    /// With what the file system holds.
+    fn open(bpffs: Bpffs, flows: u32, way: Way) -> Self {
+        let set = TapSet::open_with(&bpffs.root(), capacity(flows), way).expect("the programs load");
         let reader = set.reader().expect("the maps");
         Self { set, reader, bpffs }
     }
@@ -127,7 +155,7 @@ impl Rig {
                 return;
             }
             assert!(since.elapsed() < PATIENCE, "{slot:?} {direction:?} saw {seen} of {skbs}");
-            std::thread::yield_now();
+            thread::yield_now();
         }
     }
 }
@@ -139,6 +167,77 @@ pub(crate) fn run_program(program: &SchedClassifier, frame: &[u8]) -> Result<(),
     let ran = program.test_run(options).map_err(|error| format!("{error:?}"))?;
     assert_eq!(ran.return_value, u32::MAX, "the verdict is TC_ACT_UNSPEC");
     Ok(())
+}
+
+/// A pair `a`–`b` in a namespace, and what sends from `a`.
+pub(crate) fn pair() -> (Namespace, PacketSocket) {
+    let namespace = Namespace::new();
+    namespace.pair("a", &namespace, "b");
+    let socket = namespace.run(|| PacketSocket::sender("a", false));
+    (namespace, socket)
+}
+
+/// A rig, and a pair `a`–`b` in a namespace.
+pub(crate) struct Bench {
+    pub(crate) rig: Rig,
+    pub(crate) namespace: Namespace,
+    pub(crate) socket: PacketSocket,
+}
+
+impl Bench {
+    pub(crate) fn new(way: Way) -> Self {
+        let (namespace, socket) = pair();
+        Self { rig: Rig::open(Bpffs::new(), 1024, way), namespace, socket }
+    }
+
+    /// The process dies, and the next one opens what is there.
+    pub(crate) fn killed(self) -> Self {
+        let Self { rig: Rig { set, reader, bpffs }, namespace, socket } = self;
+        let way = set.way();
+        drop((set, reader));
+        Self { rig: Rig::open(bpffs, 1024, way), namespace, socket }
+    }
+
+    pub(crate) fn tap(&self, link: &str) -> Tap {
+        tap(link, link, self.namespace.index(link))
+    }
+
+    pub(crate) fn try_ensure(&mut self, tap: &Tap) -> Result<Slot, String> {
+        let (set, namespace) = (&mut self.rig.set, &self.namespace);
+        namespace.run(move || set.ensure(tap)).map_err(|error| error.to_string())
+    }
+
+    pub(crate) fn ensure(&mut self, tap: &Tap) -> Slot {
+        self.try_ensure(tap).expect("attached")
+    }
+
+    pub(crate) fn state(&self, slot: Slot, tap: &Tap) -> LinkState {
+        self.namespace.run(|| self.rig.set.state(slot, tap)).expect("readable")
+    }
+
+    pub(crate) fn give_up(&mut self, slot: Slot) {
+        let (set, namespace) = (&mut self.rig.set, &self.namespace);
+        namespace.run(move || set.give_up(slot)).expect("off");
+    }
+
+    /// What is pinned or recorded of a tap.
+    pub(crate) fn folder(&self, slot: Slot, name: &str) -> PathBuf {
+        self.rig.maps().with_file_name("taps").join(format!("{}_{name}", slot.0))
+    }
+
+    /// Sends so many equal frames from `a`.
+    pub(crate) fn send(&self, frames: u64) {
+        (0..frames).for_each(|_| self.socket.send(&frame(1)));
+    }
+
+    pub(crate) fn skbs(&self, slot: Slot, direction: Direction) -> u64 {
+        self.rig.reader.totals(slot, direction).expect("the counters").seen.skbs
+    }
+}
+
+/// A frame of one of many flows.
+pub(crate) fn frame(flow: u16) -> Vec<u8> {
+    ethernet(ethertype::IPV4, &Ipv4::of(protocol::UDP).packet(&udp(flow, 53, b"")))
 }
 
 /// A pair `a`–`b` and a TUN device in a namespace, all of them tapped.

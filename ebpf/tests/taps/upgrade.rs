@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::thread;
 
 use aya::maps::{Array, HashMap, Map, MapData};
@@ -15,11 +15,10 @@ use trunkline_ebpf::{
 };
 
 use crate::bpffs::Bpffs;
-use crate::frames::{Ipv4, ethernet, ethertype, protocol, udp};
 use crate::kill::killed_at;
 use crate::namespace::Namespace;
 use crate::packet::PacketSocket;
-use crate::rig::{Stop, capacity, program, tap};
+use crate::rig::{capacity, frame, pair, program, tap, under_traffic};
 use crate::way::{by_tcx, open, programs};
 
 static OLDER: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/older.o"));
@@ -33,10 +32,8 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        let (bpffs, namespace) = (Bpffs::new(), Namespace::new());
-        namespace.pair("a", &namespace, "b");
-        let socket = namespace.run(|| PacketSocket::sender("a", false));
-        Self { bpffs, namespace, socket }
+        let (namespace, socket) = pair();
+        Self { bpffs: Bpffs::new(), namespace, socket }
     }
 
     fn tap(&self, link: &str) -> Tap {
@@ -64,10 +61,6 @@ impl Bench {
         let entries = fs::read_dir(self.bpffs.root()).expect("our folder");
         entries.map(|entry| entry.expect("readable").path()).collect()
     }
-}
-
-fn frame(flow: u16) -> Vec<u8> {
-    ethernet(ethertype::IPV4, &Ipv4::of(protocol::UDP).packet(&udp(flow, 53, b"")))
 }
 
 fn skbs(closed: &ClosedEpoch, slot: Slot, direction: Direction) -> u64 {
@@ -274,23 +267,15 @@ fn a_set_of_another_layout_is_taken_over_under_traffic_and_every_frame_counted_o
     let bench = Bench::new();
     let wanted = bench.tap("a");
     let mut older = OtherLayout::tap(&bench, &wanted);
-    let (stop, sent) = (AtomicBool::new(false), AtomicU64::new(0));
-    let at_least = |frames: u64| {
-        let from = sent.load(Ordering::Relaxed);
-        while sent.load(Ordering::Relaxed) < from + frames {
-            thread::yield_now();
-        }
-    };
     let socket = bench.namespace.run(|| PacketSocket::sender("a", false));
-    let (epochs, mut set) = thread::scope(|scope| {
-        let running = Stop(&stop);
-        scope.spawn(|| {
-            while !stop.load(Ordering::Relaxed) {
-                let number = sent.load(Ordering::Relaxed);
-                socket.send(&frame(u16::try_from(number % 700).expect("small")));
-                sent.store(number + 1, Ordering::Relaxed);
+    let of_many = |number| frame(u16::try_from(number % 700).expect("small"));
+    let ((epochs, mut set), sent) = under_traffic(&socket, of_many, |sent| {
+        let at_least = |frames: u64| {
+            let from = sent.load(Ordering::Relaxed);
+            while sent.load(Ordering::Relaxed) < from + frames {
+                thread::yield_now();
             }
-        });
+        };
         at_least(1000);
         older.flip();
         at_least(1000);
@@ -298,7 +283,6 @@ fn a_set_of_another_layout_is_taken_over_under_traffic_and_every_frame_counted_o
         let mut set = bench.open(1024);
         at_least(100);
         let epochs = whole(set.drain_older());
-        drop(running);
         (epochs, set)
     });
     assert_eq!(epochs.len(), 2, "the one that was closed, and the one that ran");
@@ -307,7 +291,7 @@ fn a_set_of_another_layout_is_taken_over_under_traffic_and_every_frame_counted_o
     let inherited: u64 = epochs.iter().map(|epoch| skbs(epoch, slot, Direction::Sent)).sum();
     let own = set.reader().expect("the maps").drain().expect("drained");
     let counted = inherited + skbs(&own, slot, Direction::Sent);
-    assert_eq!(counted, sent.load(Ordering::Relaxed), "every frame once");
+    assert_eq!(counted, sent, "every frame once");
     assert!(inherited >= 2000 && counted - inherited >= 100, "{inherited} of {counted}");
     let stats = bench.namespace.stats("a");
     assert_eq!(stats.tx_packets + stats.tx_dropped, counted);
