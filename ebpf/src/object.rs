@@ -85,7 +85,7 @@ impl Programs {
     }
 
     /// A program that does nothing, for measurements: what it takes is taken by every program.
-    pub fn nothing(&mut self) -> Result<&SchedClassifier, TapError> {
+    pub fn nothing(&mut self) -> Result<&mut SchedClassifier, TapError> {
         const NAME: &str = "nothing";
         let failed = |source| TapError::Program { program: NAME, source: Box::new(source) };
         let program = program(&mut self.ebpf, NAME).map_err(failed)?;

@@ -11,6 +11,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
+use aya::programs::TcAttachType;
+use aya::programs::links::LinkOrder;
+use aya::programs::tc::{SchedClassifierLinkId, TcAttachOptions};
 use nix::ifaddrs::getifaddrs;
 use nix::sched::{CloneFlags, CpuSet, sched_setaffinity, setns};
 use nix::sys::socket::{LinkAddr, MsgFlags, MultiHeaders, SockaddrStorage, bind, sendmmsg};
@@ -80,18 +83,37 @@ impl Tapped {
         for link in self.links.clone() {
             let ifindex = self.node.enter(move || nix::net::if_::if_nametoindex(link))??;
             let tap = wanted(link, ifindex, self.guarded);
-            let file = File::open(self.node.path()).context("opening the node's namespace")?;
-            let set = &mut self.set;
-            let attached = std::thread::scope(|scope| {
-                let inside = scope.spawn(move || {
-                    setns(file, CloneFlags::CLONE_NEWNET).context("entering the node's namespace")?;
-                    Ok::<_, anyhow::Error>(set.ensure(&tap)?)
-                });
-                inside.join().map_err(|_| anyhow!("the thread in the node's namespace panicked"))?
-            });
-            self.slots.push(attached?);
+            let slot = self.inside(|set| Ok(set.ensure(&tap)?))?;
+            self.slots.push(slot);
         }
         Ok(())
+    }
+
+    /// In place of the tap on what the first link receives, a program that does nothing.
+    fn empty_on(&mut self) -> Result<SchedClassifierLinkId> {
+        let link = self.links[0];
+        self.inside(|set| {
+            let first = TcAttachOptions::TcxOrder(LinkOrder::first());
+            let attached = set.programs().nothing()?.attach_with_options(link, TcAttachType::Ingress, first);
+            attached.context("attaching an empty program")
+        })
+    }
+
+    fn empty_off(&mut self, link: SchedClassifierLinkId) -> Result<()> {
+        self.set.programs().nothing()?.detach(link).context("taking an empty program off")
+    }
+
+    /// Does something to the set on a thread in the node's namespace.
+    fn inside<T: Send>(&mut self, work: impl FnOnce(&mut TapSet) -> Result<T> + Send) -> Result<T> {
+        let file = File::open(self.node.path()).context("opening the node's namespace")?;
+        let set = &mut self.set;
+        std::thread::scope(|scope| {
+            let inside = scope.spawn(move || {
+                setns(file, CloneFlags::CLONE_NEWNET).context("entering the node's namespace")?;
+                work(set)
+            });
+            inside.join().map_err(|_| anyhow!("the thread in the node's namespace panicked"))?
+        })
     }
 
     /// Takes them off; says what the first one has counted of what its pod sent.
@@ -125,25 +147,30 @@ fn veth(run: &Arc<Run>, bpffs: &Bpffs, reps: usize) -> Result<Line> {
     let mut tapped = Tapped::new(bpffs, node, vec!["host1"], false)?;
     // Test runs pretend to come from the loopback interface.
     tapped.set.register(&wanted("lo", 1, false))?;
-    let (mut pairs, mut rates) = (Pairs::begin(VETH, reps), [Vec::new(), Vec::new()]);
+    let (mut pairs, mut rates) = (Pairs::begin(VETH, reps), [Vec::new(), Vec::new(), Vec::new()]);
     while pairs.go_on() {
-        let mut best = [0.0_f64; 2];
+        // Bare, with the tap, with a program that does nothing.
+        let mut best = [0.0_f64; 3];
         // Attaching takes the kernel tens of milliseconds, so a few glances share one.
         for _ in 0..3 {
-            for (with_taps, best) in best.iter_mut().enumerate() {
+            for (leg, best) in best.iter_mut().enumerate() {
                 let mut sent = 0;
-                if with_taps == 1 {
-                    tapped.on()?;
+                let mut empty = None;
+                match leg {
+                    0 => {}
+                    1 => tapped.on()?,
+                    _ => empty = Some(tapped.empty_on()?),
                 }
                 for _ in 0..GLANCES / 3 {
                     let (count, rate) = sender.send(GLANCE)?;
                     sent += count;
                     *best = best.max(rate);
                 }
-                if with_taps == 1 {
+                if leg == 1 {
                     let counted = tapped.off()?;
                     ensure!(counted == sent, "the tap counted {counted} of {sent} packets");
                 }
+                empty.map_or(Ok(()), |link| tapped.empty_off(link))?;
             }
         }
         let floor = quickest(tapped.set.programs().nothing()?, &udp6())?;
@@ -151,14 +178,16 @@ fn veth(run: &Arc<Run>, bpffs: &Bpffs, reps: usize) -> Result<Line> {
         rates.iter_mut().zip(best).for_each(|(all, rate)| all.push(rate));
         pairs.push(1e9 / best[1] - 1e9 / best[0], alone);
     }
-    let [off, on] = rates.map(|all| median(&all));
+    let [off, on, empty] = rates.map(|all| median(&all));
     Ok(pairs.line(&format!(
         "added to a packet by one tap on the node's end of a pair, against the same program's time in a test run; the \
          quickest of {GLANCES} stretches of {} ms, 74-byte UDP over IPv6 from one pinned processor; {off:.0} packets/s \
-         without and {on:.0} with the tap, {:.0} and {:.0} ns of the processor for each",
+         without and {on:.0} with the tap, {:.0} and {:.0} ns of the processor for each; a program that does nothing \
+         in the tap's place adds {:.0} ns",
         GLANCE.as_millis(),
         1e9 / off,
         1e9 / on,
+        1e9 / empty - 1e9 / off,
     )))
 }
 
