@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use trunkline_ebpf::{Tap, Way};
 
-use super::record::TapIdentity;
+use super::record::{Endpoint, TapIdentity};
 use crate::attach::is_host_link_name;
 use crate::link::LinkForm;
 use crate::netns::NetnsFd;
@@ -36,6 +36,8 @@ pub(super) struct Ours {
     pub(super) uplinks: BTreeSet<String>,
     /// The node's ends of pods' ports, with the pod's namespace where that is known.
     pub(super) ports: BTreeMap<String, Option<Inode>>,
+    /// Whose a namespace is, of the pods that have a port: any interface in it is that pod's.
+    pub(super) pods: BTreeMap<Inode, Endpoint>,
 }
 
 impl Ours {
@@ -71,7 +73,7 @@ pub(super) fn all(
     way: Way,
 ) -> Vec<OtherWish> {
     let others = sightings.interfaces.iter().filter(|sighting| !ours.has(sighting, &host_link));
-    let mut wishes: Vec<OtherWish> = others.map(of).collect();
+    let mut wishes: Vec<OtherWish> = others.map(|sighting| of(sighting, ours)).collect();
     if way == Way::Clsact {
         // A filter is seen and taken off in its own namespace only.
         let inside = wishes.iter_mut().filter(|wish| wish.namespace.is_some());
@@ -83,9 +85,11 @@ pub(super) fn all(
     wishes
 }
 
-fn of(sighting: &Sighting) -> OtherWish {
+fn of(sighting: &Sighting, ours: &Ours) -> OtherWish {
     let Sighting { wanted, namespace } = sighting;
     let link = &wanted.link;
+    let pod = ours.pods.get(&wanted.inode).filter(|_| namespace.is_some());
+    let pod = pod.map(|pod| Endpoint { interface: link.name.clone(), ..pod.clone() });
     OtherWish {
         tap: Tap {
             name: name(sighting),
@@ -100,7 +104,7 @@ fn of(sighting: &Sighting) -> OtherWish {
             ifindex: link.ifindex,
             interface: link.name.clone(),
             netns: Some(wanted.namespace.clone()),
-            pod: None,
+            pod,
             network: None,
             vlan: None,
             bridge: None,
@@ -186,12 +190,27 @@ mod tests {
     }
 
     #[test]
+    fn interfaces_in_the_namespace_of_a_pod_that_has_a_port_are_that_pods() {
+        let pod = Endpoint {
+            namespace: "default".to_owned(),
+            name: "web".to_owned(),
+            uid: "u".to_owned(),
+            interface: "net1".to_owned(),
+        };
+        let ours = Ours { pods: [(7, pod.clone())].into(), ..Ours::default() };
+        let found = |sighting| of(&sighting, &ours).identity.pod;
+        assert_eq!(found(inside(7, 2, None)), Some(Endpoint { interface: "eth1".to_owned(), ..pod }));
+        assert_eq!(found(inside(8, 2, None)), None);
+        assert_eq!(found(sighting(7, 2, "eth0", 1)), None, "the node's own, whatever a pod shares with it");
+    }
+
+    #[test]
     fn frames_without_an_ethernet_header_are_said_to_be_so() {
         let mut tunnel = sighting(1, 2, "wg0", 1);
         tunnel.wanted.link.form = LinkForm::Network;
-        assert!(of(&tunnel).tap.no_ethernet && of(&tunnel).refused.is_none());
+        assert!(of(&tunnel, &Ours::default()).tap.no_ethernet && of(&tunnel, &Ours::default()).refused.is_none());
         tunnel.wanted.link.form = LinkForm::Unknown;
-        assert!(of(&tunnel).refused.is_some());
-        assert!(Path::new(&of(&tunnel).tap.name).as_os_str().len() <= 60);
+        assert!(of(&tunnel, &Ours::default()).refused.is_some());
+        assert!(Path::new(&of(&tunnel, &Ours::default()).tap.name).as_os_str().len() <= 60);
     }
 }

@@ -170,8 +170,9 @@ fn what_is_ours_has_one_tap_and_every_other_interface_of_a_pod_has_its_own() -> 
             let netns = tap["netns"].as_str().unwrap_or_default();
             netns.starts_with(&format!("{}-s-", cluster.run().prefix())) && tap["device"] == "eth0"
         };
-        wait::until_blocking("the pod's primary interface has a tap", SOON, || {
-            Ok(node.trunkctl(&["get", "taps"])?.iter().any(primary).then_some(()))
+        wait::until_blocking("the pod's primary interface has a tap, by the pod's name", SOON, || {
+            let named = |tap: &Value| primary(tap) && tap["pod"] == "default/one";
+            Ok(node.trunkctl(&["get", "taps"])?.iter().any(named).then_some(()))
         })?;
         // Both ways of looking have passed by then.
         let both = || {

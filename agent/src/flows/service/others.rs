@@ -16,6 +16,7 @@ use trunkline_ebpf::Direction;
 use super::{Inner, SETTLED, ifindex, tap_labels};
 use crate::flows::others::{self, Ours};
 use crate::flows::owner::OwnerGone;
+use crate::flows::record::Endpoint;
 use crate::flows::wishes;
 use crate::kube::events::reason;
 use crate::netwatch::Sightings;
@@ -107,7 +108,11 @@ impl Inner {
         }
         ours.uplinks.extend(own.taps.into_iter().map(|wish| wish.tap.interface));
         let inode = |path: &str| fs::metadata(Path::new(path)).ok().map(|meta| meta.ino());
-        ours.ports.extend(rows.into_iter().map(|row| (row.name, inode(&row.netns))));
+        for row in rows {
+            let inode = inode(&row.netns);
+            ours.pods.extend(inode.map(|inode| (inode, Endpoint::from(&row))));
+            ours.ports.insert(row.name, inode);
+        }
         ours
     }
 }

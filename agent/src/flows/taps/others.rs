@@ -51,7 +51,7 @@ pub(in super::super) struct OtherChanges {
     pub(in super::super) attached: Vec<Arc<TapIdentity>>,
     /// Programs of another version that were exchanged: frames in between were not counted.
     pub(in super::super) gaps: Vec<Slot>,
-    /// What taps were on before their interface or namespace was renamed.
+    /// What taps were on before their interface or namespace was renamed, or it was known whose they are.
     pub(in super::super) renamed: Vec<Arc<TapIdentity>>,
     /// Those that have no tap and will hardly get one soon, told once.
     pub(in super::super) refused: Vec<Refusal>,
@@ -136,7 +136,8 @@ impl Taps {
             known.others.instances.insert(name, wish.instance);
             if let Some(held) = known.taps.get(&slot).cloned() {
                 identity.since = held.since;
-                if (&held.device, &held.netns) != (&identity.device, &identity.netns) {
+                let names = |tap: &TapIdentity| (tap.device.clone(), tap.netns.clone(), tap.pod.clone());
+                if names(&held) != names(&identity) {
                     changes.renamed.push(held);
                 }
             }
