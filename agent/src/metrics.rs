@@ -2,6 +2,7 @@
 //!
 //! Owns the registry; must never decide anything from a value it holds.
 
+mod dns;
 mod flows;
 
 use std::{fmt, sync::Arc, time::Duration};
@@ -12,6 +13,8 @@ use prometheus_client::{
     registry::Registry,
 };
 
+pub use dns::DnsLabels;
+use dns::DnsMetrics;
 use flows::FlowMetrics;
 pub use flows::{FlowSample, TapLabels};
 
@@ -109,6 +112,7 @@ pub struct Metrics {
     malformed: Family<ResourceLabel, Gauge>,
     conflicts: Counter,
     events_refused: Counter,
+    dns: DnsMetrics,
     flows: FlowMetrics,
 }
 
@@ -129,8 +133,11 @@ fn seconds() -> Seconds {
 impl Metrics {
     /// A registry in which every metric is registered and zero.
     pub fn new() -> Arc<Self> {
+        let mut registry = Registry::with_prefix("trunkline_agent");
+        let dns = DnsMetrics::new(&mut registry);
+        let flows = FlowMetrics::new(&mut registry);
         let mut metrics = Self {
-            registry: Registry::with_prefix("trunkline_agent"),
+            registry,
             attach: Family::new_with_constructor(seconds),
             detach: Family::new_with_constructor(seconds),
             bridge_ready: Family::default(),
@@ -149,9 +156,9 @@ impl Metrics {
             malformed: Family::default(),
             conflicts: Counter::default(),
             events_refused: Counter::default(),
-            flows: FlowMetrics::default(),
+            dns,
+            flows,
         };
-        metrics.flows = FlowMetrics::new(&mut metrics.registry);
         metrics.register_node();
         metrics.register_control();
         Arc::new(metrics)

@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use serde_json::Value;
-use trunkline_agent::flows::{FlowRow, FlowsDump};
+use trunkline_agent::flows::{DnsRow, FlowRow, FlowsDump};
 use trunkline_api::FlowProtocol;
 use trunkline_api::export::AddressRange;
 
@@ -140,7 +140,7 @@ fn show(nodes: &Nodes<FlowsDump>, args: &FlowsArgs) -> anyhow::Result<()> {
     match args.output {
         Form::Table => {
             let rows: Vec<Vec<String>> = flows.iter().map(row).collect();
-            print(&table::render(&HEADER, &rows))
+            print(&table::render(header(&flows), &rows))
         }
         Form::Json => {
             let flows = flows.iter().map(json).collect::<Result<Vec<_>, _>>()?;
@@ -192,7 +192,8 @@ impl FlowsArgs {
     }
 }
 
-const HEADER: [&str; 14] = [
+/// The last column is there where a row has something in it.
+const HEADER: [&str; 15] = [
     "NODE",
     "POD/NETNS",
     "INTERFACE",
@@ -207,7 +208,13 @@ const HEADER: [&str; 14] = [
     "PACKETS",
     "RATE",
     "FLAGS/RTT",
+    "DNS",
 ];
+
+fn header(flows: &[OfNode<'_>]) -> &'static [&'static str] {
+    let dns = flows.iter().any(|of| of.flow.dns.is_some());
+    if dns { &HEADER } else { &HEADER[..HEADER.len() - 1] }
+}
 
 fn row(of: &OfNode<'_>) -> Vec<String> {
     let flow = &of.flow;
@@ -231,7 +238,27 @@ fn row(of: &OfNode<'_>) -> Vec<String> {
         counted(flow.packets.to_string()),
         counted(format!("{}/s", bytes(flow.bytes_per_second))),
         last.join(" "),
+        flow.dns.as_ref().map(dns).unwrap_or_default(),
     ]
+}
+
+/// `3 ok 1.2ms`, `NXDOMAIN 0.8ms`, `2 ok, 1 failed, no answer 40.0ms`: the time is the longest.
+fn dns(row: &DnsRow) -> String {
+    let several = |number: u32, one: &str, more: &str| match number {
+        0 => None,
+        1 => Some(one.to_owned()),
+        number => Some(format!("{number} {more}")),
+    };
+    let ok = row.answered.saturating_sub(row.failed);
+    let only_one = row.answered == 1 && row.unanswered == 0;
+    let parts = [
+        (ok > 0).then(|| format!("{ok} ok")),
+        several(row.failed, if only_one { &row.last_code } else { "1 failed" }, "failed"),
+        several(row.unanswered, "no answer", "without answer"),
+    ];
+    let parts: Vec<String> = parts.into_iter().flatten().collect();
+    let slowest = row.slowest_ms.map(|millis| format!(" {millis:.1}ms")).unwrap_or_default();
+    parts.join(", ") + &slowest
 }
 
 fn vlans(of: &OfNode<'_>) -> String {
@@ -265,11 +292,13 @@ fn end(address: &str, port: Option<u16>) -> String {
 
 fn csv(flows: &[OfNode<'_>]) -> String {
     let mut text = "node,pod,interface,direction,peer,network,vlan,tags,bridge,protocol,source,source_port,destination,\
-        destination_port,bytes,packets,skbs,skb_bytes,bytes_per_second,flags,rtt_us,first_unix_ms,last_unix_ms,notes,netns,one_in\r\n"
+        destination_port,bytes,packets,skbs,skb_bytes,bytes_per_second,flags,rtt_us,first_unix_ms,last_unix_ms,notes,netns,one_in,\
+        dns_answered,dns_unanswered,dns_failed,dns_slowest_ms,dns_last_code\r\n"
         .to_owned();
     for of in flows {
         let flow = &of.flow;
         let port = |port: Option<u16>| port.map(|port| port.to_string()).unwrap_or_default();
+        let dns = |part: fn(&DnsRow) -> String| flow.dns.as_ref().map(part).unwrap_or_default();
         let fields = [
             of.node.to_owned(),
             flow.pod.clone(),
@@ -297,6 +326,11 @@ fn csv(flows: &[OfNode<'_>]) -> String {
             flow.notes.join("; "),
             flow.netns.clone(),
             flow.one_in.to_string(),
+            dns(|dns| dns.answered.to_string()),
+            dns(|dns| dns.unanswered.to_string()),
+            dns(|dns| dns.failed.to_string()),
+            dns(|dns| dns.slowest_ms.map(|millis| format!("{millis:.3}")).unwrap_or_default()),
+            dns(|dns| dns.last_code.clone()),
         ];
         text.push_str(&fields.map(|field| quoted(&field)).join(","));
         text.push_str("\r\n");
@@ -414,7 +448,7 @@ mod tests {
         let flow = flow();
         let row = row(&merge::single("n1", &flow));
         assert_eq!(
-            row.join(" "),
+            row.join(" ").trim_end(),
             "n1 default/a eth1 sent default/b default/v100 100 tcp 10.0.0.1:4000 10.0.0.2:80 1.5 KiB 3 0 B/s SYN,ACK 81µs"
         );
         assert_eq!(end("fd00::1", Some(53)), "[fd00::1]:53");
@@ -426,7 +460,27 @@ mod tests {
         let of = merge::single("n1", &flow);
         assert_eq!(row(&of)[10..13], ["~1.5 KiB", "~3", "~0 B/s"]);
         assert!(json(&of).is_ok_and(|json| json["estimated"] == true && json["oneIn"] == 10));
-        assert!(csv(&[of]).ends_with(",10\r\n"));
+        assert!(csv(&[of]).ends_with(",10,,,,,\r\n"));
+    }
+
+    #[test]
+    fn questions_to_name_servers_have_a_column_where_there_are_any() {
+        for (answered, unanswered, failed, slowest_ms, last_code, shown) in [
+            (3, 0, 0, Some(1.234), "NOERROR", "3 ok 1.2ms"),
+            (1, 0, 1, Some(0.8), "NXDOMAIN", "NXDOMAIN 0.8ms"),
+            (0, 1, 0, None, "none", "no answer"),
+            (0, 2, 0, None, "none", "2 without answer"),
+            (4, 1, 2, Some(40.0), "none", "2 ok, 2 failed, no answer 40.0ms"),
+            (2, 0, 1, Some(40.0), "SERVFAIL", "1 ok, 1 failed 40.0ms"),
+        ] {
+            let asked = DnsRow { answered, unanswered, failed, slowest_ms, last_code: last_code.into() };
+            assert_eq!(dns(&asked), shown);
+        }
+        let (plain, asked) = (flow(), FlowRow { dns: Some(DnsRow::default()), ..flow() });
+        let [plain, asked] = [&plain, &asked].map(|flow| merge::single("n1", flow));
+        assert_eq!(header(std::slice::from_ref(&plain)).last(), Some(&"FLAGS/RTT"));
+        assert!(json(&plain).is_ok_and(|json| json.get("dns").is_none()));
+        assert_eq!(header(&[plain, asked]).last(), Some(&"DNS"));
     }
 
     #[test]
@@ -442,6 +496,6 @@ mod tests {
         let text = csv(&[merge::single("n1", &flow)]);
         assert!(text.lines().nth(1).is_some_and(|line| line.contains("\"SYN,ACK\"")), "{text}");
         let columns = text.lines().next().map(|line| line.split(',').count());
-        assert_eq!(columns, Some(26));
+        assert_eq!(columns, Some(31));
     }
 }

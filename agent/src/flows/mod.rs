@@ -6,11 +6,12 @@
 //!                    ▼
 //!  every 5 s ────► Reader (thread "reader") ─► FlowTable ─► records ─► exporters
 //!                                                 │  └────► metrics
+//!  every second ─► Reader: questions to DNS ──────┴────────► records, metrics
 //!  IPAllocations ─► Names ────────────────────────┴──────► trunkctl flows
 //! ```
 //!
-//! Tasks: one reconciles taps and drains (`service`), one per pool in use watches allocations (`allocations`). The two
-//! threads exist because the kernel makes whoever attaches or drains wait for a grace period.
+//! Tasks: one reconciles taps, drains and reads questions (`service`), one per pool in use watches allocations
+//! (`allocations`). The two threads exist because the kernel makes whoever attaches or drains wait for a grace period.
 
 /// Where taps are pinned unless the command line says otherwise.
 pub const DEFAULT_BPFFS: &str = "/run/trunkline/bpf";
@@ -31,6 +32,6 @@ mod wishes;
 pub use loss::Losses;
 pub use names::Names;
 pub use service::{FlowService, FlowsOptions, StartError};
-pub use table::{Closed, FlowTable, LiveFlow, Timeouts};
-pub use view::{FlowRow, FlowsDump, TCP_FLAGS};
+pub use table::{Closed, DnsSummary, FlowTable, LiveFlow, Timeouts};
+pub use view::{DnsRow, FlowRow, FlowsDump, TCP_FLAGS};
 pub use wishes::TapWish;

@@ -148,14 +148,14 @@ impl Names {
         &self,
         tap: &TapIdentity,
         address: Option<IpAddr>,
-        mac: [u8; 6],
+        mac: Option<[u8; 6]>,
         at: SystemTime,
     ) -> Option<Arc<Endpoint>> {
         let network = tap.network.as_deref()?;
         let by_address = address.and_then(|address| self.by_address(tap, network, address, at));
         by_address.or_else(|| {
             let bridge = tap.bridge.clone()?;
-            self.by_mac.get(&(bridge, mac)).cloned()
+            self.by_mac.get(&(bridge, mac?)).cloned()
         })
     }
 
@@ -227,7 +227,7 @@ mod tests {
     }
 
     fn name(names: &Names, tap: &TapIdentity, at: SystemTime) -> Option<String> {
-        names.peer(tap, Some(ADDRESS), [0; 6], at).map(|peer| peer.name.clone())
+        names.peer(tap, Some(ADDRESS), Some([0; 6]), at).map(|peer| peer.name.clone())
     }
 
     #[test]
@@ -303,7 +303,7 @@ mod tests {
         let at = SystemTime::now();
         let found = |bridge: &str| {
             let tap = TapIdentity { bridge: Some(bridge.to_owned()), ..tap(100, "n/v100") };
-            names.peer(&tap, None, mac.octets(), at).map(|peer| peer.name.clone())
+            names.peer(&tap, None, Some(mac.octets()), at).map(|peer| peer.name.clone())
         };
         assert_eq!(found("br").as_deref(), Some("near"));
         assert_eq!(found("other"), None);

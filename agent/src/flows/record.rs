@@ -1,13 +1,15 @@
-//! One flow record: who talked to whom on which network, how much, when, and why it ended.
+//! Records: who talked to whom on which network, how much, when, and why it ended; what became of a question to a name
+//! server.
 //!
-//! Pure data, made by the flow table and read by every exporter, by `trunkctl flows` and by the metrics. What a tap
-//! belongs to is known from its attachment and never guessed.
+//! Pure data, read by every exporter and by the metrics. What a tap belongs to is known from its attachment and never
+//! guessed.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use trunkline_api::VlanId;
-use trunkline_ebpf::{FlowKey, Totals};
+use trunkline_ebpf::{Direction, DnsAnswer, FlowKey, Totals};
 
 /// What a tap is on, as known when it was made.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,6 +63,15 @@ pub enum EndReason {
     LackOfResources = 5,
 }
 
+/// What an exporter is offered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Record {
+    /// A flow.
+    Flow(FlowRecord),
+    /// A question to a name server.
+    Dns(DnsRecord),
+}
+
 /// One flow of one tap in one direction, over one stretch of time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FlowRecord {
@@ -96,9 +107,116 @@ pub struct FlowRecord {
     pub reason: EndReason,
 }
 
+/// One question to a name server, as one tap saw it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DnsRecord {
+    /// Where it was seen.
+    pub tap: Arc<TapIdentity>,
+    /// The other side, as of a flow.
+    pub peer: Option<Arc<Endpoint>>,
+    /// The question's flow: its source asked, its destination was asked, and `sent` is what the tap's own pod asked.
+    pub key: FlowKey,
+    /// When it was answered, or where it was not, when it was asked first.
+    pub at: SystemTime,
+    /// The question's id.
+    pub id: u16,
+    /// How often it was asked, at least once.
+    pub asked: u32,
+    /// `None`: no answer within ten seconds.
+    pub answer: Option<DnsAnswer>,
+}
+
+impl Record {
+    /// Where it was seen.
+    pub fn tap(&self) -> &TapIdentity {
+        match self {
+            Self::Flow(flow) => &flow.tap,
+            Self::Dns(query) => &query.tap,
+        }
+    }
+
+    /// The other side, where it is known.
+    pub fn peer(&self) -> Option<&Endpoint> {
+        match self {
+            Self::Flow(flow) => flow.peer.as_deref(),
+            Self::Dns(query) => query.peer.as_deref(),
+        }
+    }
+
+    /// Addresses, ports, tags and direction.
+    pub fn key(&self) -> &FlowKey {
+        match self {
+            Self::Flow(flow) => &flow.key,
+            Self::Dns(query) => &query.key,
+        }
+    }
+
+    /// Whether the pod sent it; on an uplink, the node.
+    pub fn sent(&self) -> bool {
+        self.key().direction() == Direction::Sent
+    }
+
+    /// The flow that it tells of.
+    pub fn flow(&self) -> Option<&FlowRecord> {
+        match self {
+            Self::Flow(flow) => Some(flow),
+            Self::Dns(_) => None,
+        }
+    }
+
+    /// The question that it tells of.
+    pub fn dns(&self) -> Option<&DnsRecord> {
+        match self {
+            Self::Dns(query) => Some(query),
+            Self::Flow(_) => None,
+        }
+    }
+}
+
+impl From<FlowRecord> for Record {
+    fn from(flow: FlowRecord) -> Self {
+        Self::Flow(flow)
+    }
+}
+
+impl From<DnsRecord> for Record {
+    fn from(query: DnsRecord) -> Self {
+        Self::Dns(query)
+    }
+}
+
 impl FlowRecord {
     /// Whether its totals are an estimate.
     pub fn estimated(&self) -> bool {
         self.one_in > 1
     }
+}
+
+impl DnsRecord {
+    /// `sent`: the tap's pod asked; `received`: it was asked.
+    pub fn direction(&self) -> &'static str {
+        match self.key.direction() {
+            Direction::Sent => "sent",
+            Direction::Received => "received",
+        }
+    }
+
+    /// The name of the answer's code; `none` where there was no answer.
+    pub fn code(&self) -> Cow<'static, str> {
+        self.answer.map_or(Cow::Borrowed("none"), |answer| code_name(answer.code))
+    }
+}
+
+/// The name of a response code (RFC 6895 2.3).
+pub fn code_name(code: u8) -> Cow<'static, str> {
+    let name = match code {
+        0 => "NOERROR",
+        1 => "FORMERR",
+        2 => "SERVFAIL",
+        3 => "NXDOMAIN",
+        4 => "NOTIMP",
+        5 => "REFUSED",
+        other => return Cow::Owned(format!("RCODE{other}")),
+    };
+    Cow::Borrowed(name)
 }

@@ -1,9 +1,10 @@
 //! The task that keeps taps as they should be, reads what they counted, and makes records of it.
 //!
-//! One task. It reconciles every two seconds and drains every interval; each await is a timer or an answer of an owner
+//! One task. It reconciles every two seconds, drains every interval and reads questions every second; each await is a timer or an answer of an owner
 //! thread, and a dropped answer costs nothing: what is pinned is read by the next look. On a stop it drains once more
 //! and closes every flow, so that an ordinary restart loses no record; taps stay attached and go on counting.
 
+mod dns;
 mod others;
 mod reading;
 mod sampling;
@@ -12,6 +13,7 @@ mod told;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -117,6 +119,10 @@ struct Inner {
     /// What the reader was told last: taps of which one frame in so many is looked at.
     sampling: Mutex<Option<HashMap<Slot, u32>>>,
     networks_compared: Once,
+    /// Whether questions to name servers are followed.
+    dns: bool,
+    /// Whether the last look at them failed.
+    dns_failing: AtomicBool,
     exporters: Exporters,
     /// What taps of another memory budget or version still held when this process took them over.
     inherited: Mutex<Vec<ClosedEpoch>>,
@@ -149,6 +155,7 @@ impl FlowService {
         options.metrics.set_flow_capacity(capacity.flows, capacity.map_bytes + capacity.table_bytes);
         let table =
             FlowTable::new(capacity.flows as usize, Timeouts { active: active_timeout, idle: idle_timeout });
+        let dns = dns::follow(&mut reader, options.config.dns.followed());
         let domain = observation_domain(&options.node);
         let inner = Inner {
             started: Instant::now(),
@@ -160,6 +167,8 @@ impl FlowService {
             losses: Mutex::default(),
             sampling: Mutex::default(),
             networks_compared: Once::new(),
+            dns,
+            dns_failing: AtomicBool::new(false),
             inherited: Mutex::new(inherited),
             options,
         };
@@ -189,7 +198,8 @@ impl FlowService {
         inner.read_leftover().await;
         let mut reconcile = tokio::time::interval(RECONCILE);
         let mut drain = tokio::time::interval(inner.options.config.interval);
-        for timer in [&mut reconcile, &mut drain] {
+        let mut dns = tokio::time::interval(dns::EVERY);
+        for timer in [&mut reconcile, &mut drain, &mut dns] {
             timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         }
         let mut prompt = others::Prompt::new(inner.options.others.clone());
@@ -198,6 +208,7 @@ impl FlowService {
                 () = stop.cancelled() => break,
                 _ = reconcile.tick() => inner.reconcile().await.map(|more| prompt.done(more)),
                 _ = drain.tick() => inner.drain().await,
+                _ = dns.tick(), if inner.dns => inner.read_dns().await,
                 () = prompt.wait() => inner.settle_others(false).await.map(|more| prompt.done(more)),
             };
             if let Err(gone) = done {
@@ -206,6 +217,9 @@ impl FlowService {
             }
         }
         // What was counted until now is recorded; what comes is the next process's.
+        if inner.dns && inner.read_dns().await.is_err() {
+            return;
+        }
         if inner.read().await.is_ok() {
             let closed = inner.state().table.end_all();
             inner.emit(&closed);

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::time::Duration;
 
-use trunkline_ebpf::{FlowKey, FlowTotals, Slot, Totals};
+use trunkline_ebpf::{DnsAnswer, FlowKey, FlowTotals, Slot, Totals};
 
 use super::record::EndReason;
 
@@ -40,6 +40,8 @@ pub struct LiveFlow {
     pub rtt: Option<u32>,
     /// OR of all TCP flags.
     pub flags: u16,
+    /// Questions to name servers that were asked and answered in it and in the flow the other way.
+    pub dns: Option<Box<DnsSummary>>,
     /// Whether the tap was off for a part of the stretch.
     pub gap: bool,
     /// Whether the stretch has any packet.
@@ -58,6 +60,7 @@ impl LiveFlow {
             last_epoch: totals.totals,
             rtt: totals.rtt,
             flags: totals.tcp_flags,
+            dns: None,
             gap: false,
             unrecorded: true,
             ended: false,
@@ -83,6 +86,43 @@ impl LiveFlow {
     }
 }
 
+/// What became of a flow's questions to name servers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DnsSummary {
+    /// How many were answered.
+    pub answered: u32,
+    /// How many were not.
+    pub unanswered: u32,
+    /// How many of the answers had another code than NOERROR.
+    pub failed: u32,
+    /// The longest that an answer took.
+    pub slowest: Option<Duration>,
+    /// The code of the last answer; `None` where the last question has none.
+    pub last_code: Option<u8>,
+}
+
+impl DnsSummary {
+    fn add(&mut self, answer: Option<DnsAnswer>) {
+        self.last_code = answer.map(|answer| answer.code);
+        let Some(DnsAnswer { code, latency }) = answer else {
+            self.unanswered += 1;
+            return;
+        };
+        self.answered += 1;
+        self.failed += u32::from(code != 0);
+        self.slowest = self.slowest.max(Some(latency));
+    }
+
+    /// Takes in what came later.
+    fn merge(&mut self, later: &Self) {
+        self.answered += later.answered;
+        self.unanswered += later.unanswered;
+        self.failed += later.failed;
+        self.slowest = self.slowest.max(later.slowest);
+        self.last_code = later.last_code;
+    }
+}
+
 /// A record before it is named.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Closed {
@@ -102,6 +142,8 @@ pub struct Closed {
 #[derive(Debug)]
 pub struct FlowTable {
     flows: HashMap<FlowKey, LiveFlow>,
+    /// Questions whose flows are in the epoch that runs: they are told when it is taken in.
+    questions: HashMap<FlowKey, DnsSummary>,
     most: usize,
     timeouts: Timeouts,
 }
@@ -109,7 +151,7 @@ pub struct FlowTable {
 impl FlowTable {
     /// An empty table of at most this many flows.
     pub fn new(most: usize, timeouts: Timeouts) -> Self {
-        Self { flows: HashMap::new(), most, timeouts }
+        Self { flows: HashMap::new(), questions: HashMap::new(), most, timeouts }
     }
 
     /// How many flows there are.
@@ -149,7 +191,24 @@ impl FlowTable {
                 self.tell_the_answering_flow(key, rtt);
             }
         }
+        for (key, told) in std::mem::take(&mut self.questions) {
+            // One whose flow has left the table since, or found no room, is told by its own record alone.
+            if let Some(flow) = self.flows.get_mut(&key) {
+                flow.dns.get_or_insert_default().merge(&told);
+            }
+        }
         refused
+    }
+
+    /// A question to a name server and its answer, in the flow of either: it is told to both directions.
+    pub fn tell_of_question(&mut self, key: &FlowKey, answer: Option<DnsAnswer>) {
+        for key in [Some(*key), key.reversed()].into_iter().flatten() {
+            if let Some(flow) = self.flows.get_mut(&key) {
+                flow.dns.get_or_insert_default().add(answer);
+            } else if self.questions.contains_key(&key) || self.questions.len() < self.most {
+                self.questions.entry(key).or_default().add(answer);
+            }
+        }
     }
 
     /// A handshake's round trip is that of the connection, whichever direction's packet ended it.

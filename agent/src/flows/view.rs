@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use trunkline_api::FlowProtocol;
 use trunkline_ebpf::{Conversation, Direction, FlowKey, Tag};
 
-use super::record::{Endpoint, TapIdentity};
-use super::table::LiveFlow;
+use super::record::{Endpoint, TapIdentity, code_name};
+use super::table::{DnsSummary, LiveFlow};
 
 /// The flows of one node, the busiest first.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -81,12 +81,32 @@ pub struct FlowRow {
     /// Round trip of the TCP handshake in microseconds, where it was seen.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rtt_us: Option<f64>,
+    /// Questions to name servers, those asked in this flow or answered in it; absent where there were none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dns: Option<DnsRow>,
     /// First packet, milliseconds since the Unix epoch.
     pub first_unix_ms: u64,
     /// Last packet, milliseconds since the Unix epoch.
     pub last_unix_ms: u64,
     /// What else is to know: "fragments", "truncated", "gap", …
     pub notes: Vec<String>,
+}
+
+/// What became of a flow's questions to name servers.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct DnsRow {
+    /// How many were answered.
+    pub answered: u32,
+    /// How many were not, within ten seconds.
+    pub unanswered: u32,
+    /// How many of the answers had another code than `NOERROR`.
+    pub failed: u32,
+    /// The longest that an answer took, milliseconds; absent where there was none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slowest_ms: Option<f64>,
+    /// The code of the last answer, such as `NXDOMAIN`; `none` where the last question has none.
+    pub last_code: String,
 }
 
 /// Names of TCP's flags (RFC 9293 3.1), from the lowest bit: the order in which a row lists them.
@@ -131,6 +151,7 @@ pub(super) fn row(
         bytes_per_second: rate(flow.last_epoch.bytes),
         flags: flags(flow.flags),
         rtt_us: flow.rtt.map(|nanos| f64::from(nanos) / 1000.0),
+        dns: flow.dns.as_deref().map(dns),
         first_unix_ms: wall(flow.began),
         last_unix_ms: wall(flow.stretch.last),
         notes: notes(key, flow),
@@ -138,6 +159,17 @@ pub(super) fn row(
     };
     fill_addresses(&mut row, &key.conversation());
     row
+}
+
+fn dns(summary: &DnsSummary) -> DnsRow {
+    let DnsSummary { answered, unanswered, failed, slowest, last_code } = summary;
+    DnsRow {
+        answered: *answered,
+        unanswered: *unanswered,
+        failed: *failed,
+        slowest_ms: slowest.map(|slowest| slowest.as_secs_f64() * 1000.0),
+        last_code: last_code.map_or_else(|| "none".to_owned(), |code| code_name(code).into_owned()),
+    }
 }
 
 fn fill_addresses(row: &mut FlowRow, conversation: &Conversation) {

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
-use trunkline_agent::flows::{FlowRow, TCP_FLAGS};
+use trunkline_agent::flows::{DnsRow, FlowRow, TCP_FLAGS};
 
 use super::OfNode;
 
@@ -90,6 +90,10 @@ fn add(into: &mut FlowRow, other: &FlowRow) {
     into.one_in = into.one_in.max(other.one_in);
     let earlier = other.first_unix_ms < into.first_unix_ms;
     into.rtt_us = if earlier { other.rtt_us.or(into.rtt_us) } else { into.rtt_us.or(other.rtt_us) };
+    if let Some(other_dns) = &other.dns {
+        let later = other.last_unix_ms > into.last_unix_ms;
+        add_dns(into.dns.get_or_insert_default(), other_dns, later);
+    }
     into.first_unix_ms = into.first_unix_ms.min(other.first_unix_ms);
     into.last_unix_ms = into.last_unix_ms.max(other.last_unix_ms);
     into.flags = either(&into.flags, &other.flags);
@@ -97,6 +101,20 @@ fn add(into: &mut FlowRow, other: &FlowRow) {
         if !into.notes.contains(note) {
             into.notes.push(note.clone());
         }
+    }
+}
+
+/// `later`: the last question is of the other.
+fn add_dns(into: &mut DnsRow, other: &DnsRow, later: bool) {
+    into.answered = into.answered.saturating_add(other.answered);
+    into.unanswered = into.unanswered.saturating_add(other.unanswered);
+    into.failed = into.failed.saturating_add(other.failed);
+    into.slowest_ms = match (into.slowest_ms, other.slowest_ms) {
+        (Some(one), Some(two)) => Some(one.max(two)),
+        (one, two) => one.or(two),
+    };
+    if later || into.last_code.is_empty() {
+        into.last_code.clone_from(&other.last_code);
     }
 }
 
@@ -174,6 +192,24 @@ mod tests {
             ..uplink("", 0)
         };
         assert_eq!(both, [(expected, false)]);
+    }
+
+    #[test]
+    fn questions_to_name_servers_are_added_up() {
+        let dns = |answered, failed, slowest_ms, last_code: &str| {
+            Some(DnsRow { answered, unanswered: 1, failed, slowest_ms, last_code: last_code.into() })
+        };
+        // The fewer bytes a flow of these has, the later it is.
+        let with = |bytes, dns| ("n1", FlowRow { dns, ..uplink("200", bytes) });
+        let rows = [
+            with(30, None),
+            with(20, dns(2, 0, Some(1.5), "NOERROR")),
+            with(10, dns(1, 1, Some(0.5), "NXDOMAIN")),
+            with(25, dns(0, 0, None, "none")),
+        ];
+        let rows = merged(&rows);
+        let all = DnsRow { unanswered: 3, ..dns(3, 1, Some(1.5), "NXDOMAIN").unwrap_or_default() };
+        assert_eq!((rows.len(), &rows[0].0.dns), (1, &Some(all)));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Flow records leave the node: to IPFIX and OpenTelemetry collectors, and as JSON lines.
+//! Records leave the node, of flows and of questions to name servers: to IPFIX and OpenTelemetry collectors, and as JSON lines.
 //!
 //! ```text
 //!  flow table ─ offer ─┬► only ─► queue ─► task: encoder ─► UDP or TCP        (one per IPFIX collector)
@@ -31,7 +31,7 @@ pub use trunkline_api::export::{
     OtlpConfig, Protocol, TemplateRefresh,
 };
 
-use crate::flows::record::FlowRecord;
+use crate::flows::record::Record;
 use queue::{Intake, Sink};
 
 /// Takes records without ever blocking: when an exporter is behind, records are dropped and counted.
@@ -151,7 +151,7 @@ impl Exporters {
 
     /// Hands records to every exporter that wants them. Never waits: what an exporter has no room for is dropped and
     /// counted.
-    pub fn offer(&self, records: &[Arc<FlowRecord>]) {
+    pub fn offer(&self, records: &[Arc<Record>]) {
         for exporter in &self.0.exporters {
             exporter.intake.offer(records);
         }
@@ -215,7 +215,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use samples::{icmp, tcp, uplink};
+    use samples::{answered, icmp, tcp, unanswered, uplink};
 
     #[tokio::test]
     async fn every_exporter_has_filters_of_its_own() {
@@ -230,7 +230,7 @@ mod tests {
         });
         let config: ExportConfig = serde_json::from_value(config).unwrap();
         let exporters = Exporters::start(&config, 7, "node-1").unwrap();
-        exporters.offer(&[tcp(), icmp(true), uplink()].map(Arc::new));
+        exporters.offer(&[tcp(), icmp(true), uplink()].map(|flow| Arc::new(flow.into())));
         exporters.stop(Duration::from_secs(20)).await;
         let counts = exporters.counts();
         let counted = counts.iter().map(|counts| (counts.kind, counts.sent, counts.skipped, counts.dropped));
@@ -238,5 +238,24 @@ mod tests {
             [(ExporterKind::IpfixUdp, 1, 2, 0), (ExporterKind::Otlp, 0, 3, 0), (ExporterKind::Json, 2, 1, 0)];
         assert_eq!(counted.collect::<Vec<_>>(), expected);
         assert_eq!(std::fs::read_to_string(path).unwrap().lines().count(), 2);
+    }
+
+    #[tokio::test]
+    async fn flows_and_questions_share_a_queue_and_its_filters() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("flows.jsonl");
+        let config = json!({"json": {"path": path, "only": {"ports": [53]}}});
+        let config: ExportConfig = serde_json::from_value(config).unwrap();
+        let exporters = Exporters::start(&config, 7, "node-1").unwrap();
+        exporters.offer(&[
+            Arc::new(answered().into()),
+            Arc::new(tcp().into()),
+            Arc::new(unanswered().into()),
+        ]);
+        exporters.stop(Duration::from_secs(20)).await;
+        let counts = exporters.counts();
+        assert_eq!((counts[0].sent, counts[0].skipped, counts[0].dropped), (2, 1, 0));
+        let text = std::fs::read_to_string(path).unwrap();
+        assert!(text.lines().all(|line| line.contains("\"type\":\"dns\"")), "{text}");
     }
 }

@@ -5,15 +5,15 @@
 use trunkline_api::export::{AddressRange, Only};
 use trunkline_ebpf::Conversation;
 
-use crate::flows::record::FlowRecord;
+use crate::flows::record::Record;
 use crate::flows::view;
 
 /// Whether every list that is there has a match.
 ///
 /// A VLAN is the network's: an uplink, which has no network, is not an untagged one.
-pub(super) fn admits(only: &Only, record: &FlowRecord) -> bool {
+pub(super) fn admits(only: &Only, record: &Record) -> bool {
     let Only { networks, vlans, ports, addresses, protocols } = only;
-    let (tap, conversation) = (&record.tap, record.key.conversation());
+    let (tap, conversation) = (record.tap(), record.key().conversation());
     let network = tap.network.as_deref();
     let protocol = view::protocol(&conversation);
     let within = |range: &AddressRange| {
@@ -38,7 +38,8 @@ mod tests {
     use trunkline_ebpf::FlowKey;
 
     use super::*;
-    use crate::flows::export::samples::{icmp, record, tcp, uplink};
+    use crate::flows::export::samples::{answered, icmp, record, tcp, unanswered, uplink};
+    use crate::flows::record::FlowRecord;
 
     fn only(value: Value) -> Only {
         serde_json::from_value(value).unwrap()
@@ -102,7 +103,21 @@ mod tests {
             (json!({"protocols": ["arp"]}), arp(), true),
             (json!({"protocols": ["0x88cc"]}), lldp(), true),
         ] {
-            assert_eq!(admits(&only(lists.clone()), &sample), admitted, "{lists}: {:?}", sample.key);
+            assert_eq!(admits(&only(lists.clone()), &sample.into()), admitted, "{lists}");
+        }
+    }
+
+    #[test]
+    fn questions_to_name_servers_are_judged_as_the_flows_that_carry_them() {
+        for (lists, admitted) in [
+            (json!({"ports": [53], "protocols": ["udp"], "networks": ["shop/vlan100"]}), true),
+            (json!({"vlans": [100], "addresses": ["192.0.2.53"]}), true),
+            (json!({"protocols": ["tcp"]}), false),
+            (json!({"ports": [443]}), false),
+        ] {
+            for sample in [answered(), unanswered()] {
+                assert_eq!(admits(&only(lists.clone()), &sample.into()), admitted, "{lists}");
+            }
         }
     }
 
@@ -131,7 +146,7 @@ mod tests {
                 admitted &= list != *other;
                 filter.insert((*key).to_owned(), list);
             }
-            assert_eq!(admits(&only(filter.clone().into()), &tcp()), admitted, "{filter:?}");
+            assert_eq!(admits(&only(filter.clone().into()), &tcp().into()), admitted, "{filter:?}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The bounded queue between the flow table and one exporter, and the counts of what became of its records.
+//! The bounded queue between those who make records and one exporter, and the counts of what became of its records.
 //!
 //! Nothing here waits for a collector: what finds the queue full is dropped and counted, the newest first, since
 //! records that wait are older than those that come.
@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use trunkline_api::export::Only;
 
 use super::only::admits;
-use crate::flows::record::FlowRecord;
+use crate::flows::record::Record;
 
 /// Records that may wait for one exporter. A record is some 300 bytes and shared by all exporters that have yet to
 /// send it, so that exporters which are behind hold at most about 20 MB; one that keeps up holds next to nothing.
@@ -57,11 +57,11 @@ impl Counts {
 /// Where an exporter's task writes to.
 pub(super) trait Sink: Send {
     /// Sends these, or drops them and counts what it dropped. May wait for the other side.
-    fn write(&mut self, batch: &[Arc<FlowRecord>]) -> impl Future<Output = ()> + Send;
+    fn write(&mut self, batch: &[Arc<Record>]) -> impl Future<Output = ()> + Send;
 }
 
 /// Both ends of an exporter's queue, which takes what `only` admits; everything without it.
-pub(super) fn new(only: Option<Only>) -> (Intake, mpsc::Receiver<Arc<FlowRecord>>) {
+pub(super) fn new(only: Option<Only>) -> (Intake, mpsc::Receiver<Arc<Record>>) {
     let (sender, receiver) = mpsc::channel(QUEUE_RECORDS);
     (Intake { sender, only, counts: Arc::default() }, receiver)
 }
@@ -69,15 +69,15 @@ pub(super) fn new(only: Option<Only>) -> (Intake, mpsc::Receiver<Arc<FlowRecord>
 /// The end that takes records.
 #[derive(Debug)]
 pub(super) struct Intake {
-    sender: mpsc::Sender<Arc<FlowRecord>>,
+    sender: mpsc::Sender<Arc<Record>>,
     only: Option<Only>,
     pub(super) counts: Arc<Counts>,
 }
 
 impl Intake {
     /// Takes what it wants and has room for; never waits.
-    pub(super) fn offer(&self, records: &[Arc<FlowRecord>]) {
-        let wanted = |record: &FlowRecord| self.only.as_ref().is_none_or(|only| admits(only, record));
+    pub(super) fn offer(&self, records: &[Arc<Record>]) {
+        let wanted = |record: &Record| self.only.as_ref().is_none_or(|only| admits(only, record));
         let (mut skipped, mut dropped) = (0, 0);
         for record in records {
             if !wanted(record) {
@@ -99,7 +99,7 @@ impl Intake {
 /// Writes what comes until `stop`, and then what is still in the queue. Receiving is cancel-safe; a write is never
 /// cancelled but by the task's end.
 pub(super) async fn drain(
-    mut queue: mpsc::Receiver<Arc<FlowRecord>>,
+    mut queue: mpsc::Receiver<Arc<Record>>,
     stop: CancellationToken,
     mut sink: impl Sink,
 ) {
@@ -131,12 +131,12 @@ mod tests {
     fn what_is_not_wanted_takes_no_room_and_is_not_dropped() {
         let only: Only = serde_json::from_value(serde_json::json!({"protocols": ["tcp"]})).unwrap();
         let (intake, mut queue) = new(Some(only));
-        let pair = [Arc::new(icmp(true)), Arc::new(tcp())];
+        let pair = [icmp(true), tcp()].map(|flow| Arc::new(Record::from(flow)));
         let records: Vec<_> = std::iter::repeat_n(pair, QUEUE_RECORDS + 3).flatten().collect();
         intake.offer(&records);
         assert_eq!(intake.waiting(), QUEUE_RECORDS);
         assert_eq!(intake.counts.get(), [0, 3, 0, QUEUE_RECORDS as u64 + 3]);
-        assert_eq!(queue.try_recv().map(|record| record.key), Ok(tcp().key));
+        assert_eq!(queue.try_recv().map(|record| *record.key()), Ok(tcp().key));
         let (all, _queue) = new(None);
         all.offer(&records[..10]);
         assert_eq!((all.waiting(), all.counts.get()), (10, [0; 4]));

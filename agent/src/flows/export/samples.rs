@@ -4,9 +4,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use trunkline_ebpf::{Conversation, Direction, FlowKey, Slot, Totals};
+use trunkline_ebpf::{Conversation, Direction, DnsAnswer, FlowKey, Slot, Totals};
 
-use crate::flows::record::{EndReason, Endpoint, FlowRecord, TapIdentity};
+use crate::flows::record::{DnsRecord, EndReason, Endpoint, FlowRecord, TapIdentity};
 
 /// A record of a pod's interface with a peer that is known; everything it can say is said.
 pub(super) fn record(conversation: Conversation) -> FlowRecord {
@@ -73,4 +73,18 @@ pub(super) fn uplink() -> FlowRecord {
     (tap.pod, tap.network, tap.vlan) = (None, None, None);
     sample.peer = None;
     sample
+}
+
+/// UDP from 192.0.2.1:40000 to 192.0.2.53:53, asked twice, and no such name.
+pub(super) fn answered() -> DnsRecord {
+    let answer = DnsAnswer { code: 3, latency: Duration::from_nanos(1_234_567) };
+    DnsRecord { asked: 2, answer: Some(answer), ..unanswered() }
+}
+
+/// The same without an answer.
+pub(super) fn unanswered() -> DnsRecord {
+    let [src, dst]: [IpAddr; 2] = [Ipv4Addr::new(192, 0, 2, 1).into(), Ipv4Addr::new(192, 0, 2, 53).into()];
+    let conversation = Conversation::Ip { src, dst, protocol: 17, src_port: 40_000, dst_port: 53 };
+    let FlowRecord { tap, peer, key, start, .. } = record(conversation);
+    DnsRecord { tap, peer, key, at: start, id: 4711, asked: 3, answer: None }
 }

@@ -11,7 +11,7 @@ use trunkline_ebpf::{Conversation, Direction, FlowKey, FlowTotals, Reader};
 
 use super::Inner;
 use crate::dump::TapDump;
-use crate::flows::record::{FlowRecord, TapIdentity};
+use crate::flows::record::{FlowRecord, Record, TapIdentity};
 use crate::flows::table::{Closed, LiveFlow};
 use crate::flows::view::{self, FlowsDump};
 
@@ -19,7 +19,7 @@ use crate::flows::view::{self, FlowsDump};
 const MOST_SHOWN: usize = 20_000;
 
 impl Inner {
-    pub(super) fn records(&self, closed: &[Closed]) -> Vec<Arc<FlowRecord>> {
+    pub(super) fn records(&self, closed: &[Closed]) -> Vec<Arc<Record>> {
         let clock = Clock::now();
         let known = self.taps.known();
         let allocations = self.allocations();
@@ -27,9 +27,10 @@ impl Inner {
         let record = |one: &Closed| {
             let tap = known.owner(one.key.slot())?;
             let (start, end) = (clock.wall(one.totals.first), clock.wall(one.totals.last));
-            let (address, mac) = other_side(&one.key.conversation(), one.key.direction(), &one.totals);
-            Some(Arc::new(FlowRecord {
-                peer: names.peer(&tap, address, mac, end),
+            let FlowTotals { src_mac, dst_mac, .. } = one.totals;
+            let (address, mac) = other_side(&one.key.conversation(), one.key.direction(), [src_mac, dst_mac]);
+            let record = FlowRecord {
+                peer: names.peer(&tap, address, Some(mac), end),
                 tap,
                 key: one.key,
                 totals: one.totals.totals,
@@ -40,11 +41,12 @@ impl Inner {
                 tos: one.totals.tos,
                 rtt: one.rtt.map(|nanos| Duration::from_nanos(nanos.into())),
                 fragmented: one.totals.fragmented,
-                src_mac: one.totals.src_mac,
-                dst_mac: one.totals.dst_mac,
+                src_mac,
+                dst_mac,
                 gap: one.gap,
                 reason: one.reason,
-            }))
+            };
+            Some(Arc::new(record.into()))
         };
         closed.iter().filter_map(record).collect()
     }
@@ -61,8 +63,9 @@ impl Inner {
         let interval = self.options.config.interval;
         let row = |(key, flow): (&FlowKey, &LiveFlow)| {
             let tap = known.owner(key.slot())?;
-            let (address, mac) = other_side(&key.conversation(), key.direction(), &flow.stretch);
-            let peer = names.peer(&tap, address, mac, clock.wall(flow.stretch.last));
+            let FlowTotals { src_mac, dst_mac, .. } = flow.stretch;
+            let (address, mac) = other_side(&key.conversation(), key.direction(), [src_mac, dst_mac]);
+            let peer = names.peer(&tap, address, Some(mac), clock.wall(flow.stretch.last));
             Some(view::row(&tap, peer.as_deref(), key, flow, interval, |at| millis(clock.wall(at))))
         };
         FlowsDump {
@@ -112,17 +115,17 @@ impl Inner {
 }
 
 /// The programs' clock against the wall's, as of one moment.
-struct Clock {
+pub(super) struct Clock {
     wall: SystemTime,
     monotonic: u64,
 }
 
 impl Clock {
-    fn now() -> Self {
+    pub(super) fn now() -> Self {
         Self { wall: SystemTime::now(), monotonic: Reader::now() }
     }
 
-    fn wall(&self, at: u64) -> SystemTime {
+    pub(super) fn wall(&self, at: u64) -> SystemTime {
         self.wall - Duration::from_nanos(self.monotonic.saturating_sub(at))
     }
 }
@@ -132,11 +135,11 @@ fn millis(time: SystemTime) -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The address and MAC of whoever is at the other end.
-fn other_side(
+/// The address and MAC of whoever is at the other end, of the Ethernet addresses of source and destination.
+pub(super) fn other_side(
     conversation: &Conversation,
     direction: Direction,
-    totals: &FlowTotals,
+    [src_mac, dst_mac]: [[u8; 6]; 2],
 ) -> (Option<IpAddr>, [u8; 6]) {
     let pair = match *conversation {
         Conversation::Ip { src, dst, .. } | Conversation::Icmp { src, dst, .. } => Some((src, dst)),
@@ -144,7 +147,7 @@ fn other_side(
         Conversation::Ethernet { .. } => None,
     };
     match direction {
-        Direction::Sent => (pair.map(|(_, dst)| dst), totals.dst_mac),
-        Direction::Received => (pair.map(|(src, _)| src), totals.src_mac),
+        Direction::Sent => (pair.map(|(_, dst)| dst), dst_mac),
+        Direction::Received => (pair.map(|(src, _)| src), src_mac),
     }
 }

@@ -119,6 +119,34 @@ fn a_handshakes_time_is_told_to_both_directions() {
 }
 
 #[test]
+fn questions_are_told_to_both_directions_also_where_their_flows_are_yet_to_come() {
+    let (out, back) = (key(0, Direction::Sent, 1), key(0, Direction::Received, 1));
+    let answer = |code, millis| Some(DnsAnswer { code, latency: Duration::from_millis(millis) });
+    let mut table = table();
+    table.tell_of_question(&back, answer(0, 5));
+    table.tell_of_question(&back, answer(3, 2));
+    table.tell_of_question(&key(7, Direction::Sent, 9), None);
+    assert!(table.is_empty());
+    let both = [(out, totals(3, SECOND, SECOND, 0)), (back, totals(2, SECOND, SECOND, 0))];
+    table.absorb(&both);
+    table.tell_of_question(&out, None);
+    let slowest = Some(Duration::from_millis(5));
+    let expected = DnsSummary { answered: 2, unanswered: 1, failed: 1, slowest, last_code: None };
+    assert!(table.iter().all(|(_, flow)| flow.dns.as_deref() == Some(&expected)));
+    assert_eq!(table.len(), 2, "a question makes no flow");
+    table.absorb(&[(key(7, Direction::Sent, 9), totals(1, SECOND, SECOND, 0))]);
+    let later = table.iter().find(|(key, _)| key.slot() == Slot(7)).expect("the flow");
+    assert_eq!(later.1.dns, None, "what an epoch did not hold is not kept for another");
+}
+
+#[test]
+fn questions_without_flows_are_bounded() {
+    let mut table = FlowTable::new(3, TIMEOUTS);
+    (0..100).for_each(|port| table.tell_of_question(&key(0, Direction::Sent, port), None));
+    assert_eq!(table.questions.len(), 3);
+}
+
+#[test]
 fn a_flow_is_an_estimate_from_the_first_sampled_epoch_on_and_a_record_if_its_stretch_has_one() {
     let flow = key(0, Direction::Sent, 1);
     let mut table = table();

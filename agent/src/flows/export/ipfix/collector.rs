@@ -14,7 +14,7 @@ use super::message::{Encoder, Identity, Message};
 use super::transport::Session;
 use crate::flows::export::queue::{Counts, Sink};
 use crate::flows::export::{EXAMPLE_ENTERPRISE, HostPort, IpfixConfig, Protocol};
-use crate::flows::record::FlowRecord;
+use crate::flows::record::Record;
 
 /// Pauses between attempts to open a session double from the first to the second.
 const BACKOFF: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(30)];
@@ -110,14 +110,14 @@ impl Collector {
             }
             let Some(session) = self.session.as_mut() else {
                 // Encoded for a session that is no more: its templates and sequence numbers mean nothing to the next.
-                self.counts.dropped(message.flows);
+                self.counts.dropped(message.records);
                 continue;
             };
             match session.send(&message.bytes).await {
-                Ok(()) => self.counts.sent(message.flows),
+                Ok(()) => self.counts.sent(message.records),
                 Err(error) => {
                     self.failed(&error);
-                    self.counts.dropped(message.flows);
+                    self.counts.dropped(message.records);
                     self.recover();
                 }
             }
@@ -155,7 +155,7 @@ impl Collector {
 }
 
 impl Sink for Collector {
-    async fn write(&mut self, batch: &[Arc<FlowRecord>]) {
+    async fn write(&mut self, batch: &[Arc<Record>]) {
         if let Some(error) = self.session.as_ref().and_then(Session::ended) {
             self.failed(&error);
             self.session = None;

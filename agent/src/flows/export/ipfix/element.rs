@@ -5,17 +5,17 @@
 use std::borrow::Cow;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use crate::flows::record::FlowRecord;
+use crate::flows::record::Record;
 
 /// Length of an element of which every record says the length itself (RFC 7011, 7).
 const VARIABLE: u16 = 0xffff;
 /// Lengths from here on are written in three bytes (RFC 7011, 7).
 const LONG: usize = 255;
 
-/// A flow record and what the exporter knows beside it.
+/// A record and what the exporter knows beside it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Source<'a> {
-    pub(super) record: &'a FlowRecord,
+    pub(super) record: &'a Record,
     pub(super) node: &'a str,
 }
 

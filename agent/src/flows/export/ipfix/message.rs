@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::element::Source;
 use super::template::{self, Shape, TYPES_TEMPLATE};
-use crate::flows::record::FlowRecord;
+use crate::flows::record::Record;
 
 const VERSION: u16 = 10;
 const MESSAGE_HEADER: usize = 16;
@@ -39,9 +39,9 @@ pub(super) struct Identity {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Message {
     pub(super) bytes: Vec<u8>,
-    /// How many flow records are in it.
-    pub(super) flows: usize,
-    /// Whether it defines templates; it holds no flow record then.
+    /// How many records of flows and questions are in it.
+    pub(super) records: usize,
+    /// Whether it defines templates; it holds none of those then.
     pub(super) defines: bool,
 }
 
@@ -66,7 +66,7 @@ struct Open {
     bytes: Vec<u8>,
     /// Number and place of the last set.
     set: Option<(u16, usize)>,
-    flows: usize,
+    records: usize,
     data_records: u32,
 }
 
@@ -102,7 +102,7 @@ impl Encoder {
         &mut self,
         now: Instant,
         time: SystemTime,
-        records: impl IntoIterator<Item = &'a FlowRecord>,
+        records: impl IntoIterator<Item = &'a Record>,
     ) -> Vec<Message> {
         if let Some(refresh) = self.refresh
             && self.refreshed.is_none_or(|last| now.saturating_duration_since(last) >= refresh)
@@ -116,7 +116,7 @@ impl Encoder {
         for (shape, record) in records {
             let body = self.body(shape, record);
             self.append(shape.template(), &body, time, &mut messages);
-            self.open.flows += 1;
+            self.open.records += 1;
             self.open.data_records += 1;
         }
         self.close(time, &mut messages);
@@ -125,7 +125,7 @@ impl Encoder {
 
     /// Templates that these records need and that were not announced, in messages of their own (RFC 7011, 8: in
     /// advance of the data).
-    fn define(&mut self, records: &[(Shape, &FlowRecord)], time: SystemTime, messages: &mut Vec<Message>) {
+    fn define(&mut self, records: &[(Shape, &Record)], time: SystemTime, messages: &mut Vec<Message>) {
         if records.is_empty() {
             return;
         }
@@ -154,7 +154,7 @@ impl Encoder {
     }
 
     /// The record, its texts cut as far as it takes to fit into an empty message.
-    fn body(&self, shape: Shape, record: &FlowRecord) -> Vec<u8> {
+    fn body(&self, shape: Shape, record: &Record) -> Vec<u8> {
         let source = Source { record, node: &self.identity.node };
         let room = self.max_bytes - MESSAGE_HEADER - SET_HEADER;
         let mut body = shape.encode(&source, LONGEST);
@@ -180,10 +180,10 @@ impl Encoder {
         if open.bytes.is_empty() {
             return;
         }
-        let (flows, data_records) = (open.flows, open.data_records);
+        let (records, data_records) = (open.records, open.data_records);
         messages.push(Message {
             bytes: open.finish(time, self.sequence, self.identity.domain),
-            flows,
+            records,
             defines: false,
         });
         self.sequence = self.sequence.wrapping_add(data_records);

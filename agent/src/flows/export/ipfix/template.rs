@@ -6,15 +6,15 @@
 
 use std::net::IpAddr;
 
-use trunkline_ebpf::{Conversation, Direction};
+use trunkline_ebpf::Conversation;
 
 use super::element::{DataType, Element, Source, Value};
 use super::fields;
-use crate::flows::record::FlowRecord;
+use crate::flows::record::Record;
 
 /// The options template of element types; 256 is the lowest number that a template may have.
 pub(super) const TYPES_TEMPLATE: u16 = 256;
-/// The first template of flow records.
+/// The first template of records.
 const FIRST: u16 = 257;
 /// Names of our elements are far shorter.
 const NAME_LONGEST: usize = 100;
@@ -23,12 +23,13 @@ const NAME_LONGEST: usize = 100;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Shape {
     kind: Kind,
-    direction: Direction,
+    sent: bool,
     /// Whether the network has a VLAN.
     vlan: bool,
     /// How many tags were on the wire, 0–2.
     tags: u8,
-    rtt: bool,
+    /// Whether there is a time that was measured: of a flow's handshake, or to a question's answer.
+    timed: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -39,12 +40,17 @@ enum Kind {
     V6Icmp,
     Arp,
     Ethernet,
+    V4Dns,
+    V6Dns,
 }
 
 impl Shape {
     /// The shape of a record.
-    pub(super) fn of(record: &FlowRecord) -> Self {
-        let kind = match record.key.conversation() {
+    pub(super) fn of(record: &Record) -> Self {
+        let (key, dns) = (record.key(), record.dns());
+        let kind = match key.conversation() {
+            Conversation::Ip { src: IpAddr::V4(_), .. } if dns.is_some() => Kind::V4Dns,
+            _ if dns.is_some() => Kind::V6Dns,
             Conversation::Ip { src: IpAddr::V4(_), .. } => Kind::V4,
             Conversation::Ip { .. } => Kind::V6,
             Conversation::Icmp { src: IpAddr::V4(_), .. } => Kind::V4Icmp,
@@ -52,35 +58,41 @@ impl Shape {
             Conversation::Arp { .. } => Kind::Arp,
             Conversation::Ethernet { .. } => Kind::Ethernet,
         };
-        let tags = match (record.key.outer(), record.key.inner()) {
+        let tags = match (key.outer(), key.inner()) {
             (None, _) => 0,
             (Some(_), None) => 1,
             (Some(_), Some(_)) => 2,
         };
-        let direction = record.key.direction();
-        Self { kind, direction, vlan: record.tap.vlan.is_some(), tags, rtt: record.rtt.is_some() }
+        let timed = match record {
+            Record::Flow(flow) => flow.rtt.is_some(),
+            Record::Dns(query) => query.answer.is_some(),
+        };
+        Self { kind, sent: record.sent(), vlan: record.tap().vlan.is_some(), tags, timed }
     }
 
     /// The template's number: the same for the same shape in every run.
     pub(super) fn template(self) -> u16 {
-        let direction = u16::from(self.direction == Direction::Sent);
-        let digits = [(direction, 2), (self.vlan.into(), 2), (self.tags.into(), 3), (self.rtt.into(), 2)];
+        let digits: [(u16, u16); 4] =
+            [(self.sent.into(), 2), (self.vlan.into(), 2), (self.tags.into(), 3), (self.timed.into(), 2)];
         FIRST + digits.into_iter().fold(self.kind as u16, |number, (digit, base)| number * base + digit)
     }
 
     /// Its elements in their order.
     pub(super) fn elements(self) -> Vec<Element> {
-        let mut elements = fields::MEASURES.to_vec();
-        let received = self.direction == Direction::Received;
-        elements.push(if received { fields::INGRESS_INTERFACE } else { fields::EGRESS_INTERFACE });
-        elements.extend(fields::CIRCUMSTANCES);
+        let mut elements = if self.kind.is_dns() { fields::DNS.to_vec() } else { fields::MEASURES.to_vec() };
+        elements.push(if self.sent { fields::EGRESS_INTERFACE } else { fields::INGRESS_INTERFACE });
+        if self.kind.is_dns() {
+            elements.extend([fields::DIRECTION, fields::FLAGS]);
+        } else {
+            elements.extend(fields::CIRCUMSTANCES);
+        }
         if self.vlan {
-            elements.push(if received { fields::VLAN } else { fields::POST_VLAN });
+            elements.push(if self.sent { fields::POST_VLAN } else { fields::VLAN });
         }
         elements.extend([fields::OUTER_TAG, fields::INNER_TAG].into_iter().take(self.tags.into()));
         self.kind.add(&mut elements);
-        if self.rtt {
-            elements.push(fields::RTT);
+        if self.timed {
+            elements.push(if self.kind.is_dns() { fields::DNS_LATENCY } else { fields::RTT });
         }
         elements.extend(fields::NAMES);
         elements
@@ -108,16 +120,22 @@ impl Shape {
 }
 
 impl Kind {
+    fn is_dns(self) -> bool {
+        matches!(self, Self::V4Dns | Self::V6Dns)
+    }
+
     fn add(self, elements: &mut Vec<Element>) {
         match self {
-            Self::V4 | Self::V4Icmp => elements.extend(fields::V4_ADDRESSES),
-            Self::V6 | Self::V6Icmp => elements.extend(fields::V6_ADDRESSES),
+            Self::V4 | Self::V4Icmp | Self::V4Dns => elements.extend(fields::V4_ADDRESSES),
+            Self::V6 | Self::V6Icmp | Self::V6Dns => elements.extend(fields::V6_ADDRESSES),
             Self::Arp | Self::Ethernet => elements.push(fields::ETHERTYPE),
         }
+        let ip = [fields::PROTOCOL, fields::TOS].into_iter();
         match self {
-            Self::V4 | Self::V6 => elements.extend(fields::IP.into_iter().chain(fields::TRANSPORT)),
-            Self::V4Icmp => elements.extend(fields::IP.into_iter().chain([fields::ICMP_V4])),
-            Self::V6Icmp => elements.extend(fields::IP.into_iter().chain([fields::ICMP_V6])),
+            Self::V4 | Self::V6 => elements.extend(ip.chain(fields::PORTS).chain([fields::TCP_FLAGS])),
+            Self::V4Icmp => elements.extend(ip.chain([fields::ICMP_V4])),
+            Self::V6Icmp => elements.extend(ip.chain([fields::ICMP_V6])),
+            Self::V4Dns | Self::V6Dns => elements.extend([fields::PROTOCOL].into_iter().chain(fields::PORTS)),
             Self::Arp => elements.extend(fields::ARP),
             Self::Ethernet => {}
         }

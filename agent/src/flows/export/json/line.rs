@@ -1,26 +1,80 @@
-//! A flow record as one JSON object: the schema, version 1, of docs/flow-export.md.
+//! A record as one JSON object: the schema, version 1, of docs/flow-export.md.
 //!
 //! Pure. Keys are only ever added within a version; what is unknown is left out, never null.
 
+use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
-use trunkline_ebpf::{Conversation, Direction, Tag};
+use trunkline_ebpf::{Conversation, Tag};
 
-use crate::flows::record::{EndReason, Endpoint, FlowRecord};
+use crate::flows::record::{DnsRecord, EndReason, Endpoint, FlowRecord, Record, code_name};
 
-/// What [`Line::schema`] says.
+/// What `schema` says.
 const SCHEMA: u32 = 1;
 
 #[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub(super) enum Line<'a> {
+    Flow(FlowLine<'a>),
+    Dns(DnsLine<'a>),
+}
+
+/// A line of a flow has no `type`: it came first.
+#[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Line<'a> {
+pub(super) struct FlowLine<'a> {
     schema: u32,
     node: &'a str,
     start: jiff::Timestamp,
     end: jiff::Timestamp,
     reason: EndReason,
+    #[serde(flatten)]
+    place: Place<'a>,
+    src_mac: String,
+    dst_mac: String,
+    #[serde(flatten)]
+    conversation: Talk,
+    estimated: bool,
+    one_in: u32,
+    packets: u64,
+    bytes: u64,
+    skbs: u64,
+    skb_bytes: u64,
+    tcp_flags: u16,
+    tos: u8,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rtt_nanoseconds: Option<u64>,
+    /// Only those that hold.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    marks: Vec<&'static str>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct DnsLine<'a> {
+    schema: u32,
+    r#type: &'static str,
+    node: &'a str,
+    at: jiff::Timestamp,
+    #[serde(flatten)]
+    place: Place<'a>,
+    #[serde(flatten)]
+    conversation: Talk,
+    id: u16,
+    asked: u32,
+    answered: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<Cow<'static, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    latency_nanoseconds: Option<u64>,
+}
+
+/// Where it was seen and between whom: in every line.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Place<'a> {
     direction: &'static str,
     device: &'a str,
     ifindex: u32,
@@ -39,23 +93,6 @@ pub(super) struct Line<'a> {
     bridge: Option<&'a str>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     wire_tags: Vec<WireTag>,
-    src_mac: String,
-    dst_mac: String,
-    #[serde(flatten)]
-    conversation: Talk,
-    estimated: bool,
-    one_in: u32,
-    packets: u64,
-    bytes: u64,
-    skbs: u64,
-    skb_bytes: u64,
-    tcp_flags: u16,
-    tos: u8,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    rtt_nanoseconds: Option<u64>,
-    /// Only those that hold.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    marks: Vec<&'static str>,
 }
 
 #[derive(Debug, Serialize)]
@@ -82,38 +119,75 @@ enum Talk {
 }
 
 impl<'a> Line<'a> {
-    pub(super) fn of(record: &'a FlowRecord, node: &'a str) -> Self {
-        let FlowRecord { tap, peer, key, totals, start, end, tcp_flags, tos, rtt, .. } = record;
+    pub(super) fn of(record: &'a Record, node: &'a str) -> Self {
+        let place = Place::of(record);
+        match record {
+            Record::Flow(flow) => Self::Flow(FlowLine::of(flow, place, node)),
+            Record::Dns(query) => Self::Dns(DnsLine::of(query, place, node)),
+        }
+    }
+}
+
+impl<'a> FlowLine<'a> {
+    fn of(record: &FlowRecord, place: Place<'a>, node: &'a str) -> Self {
+        let totals = &record.totals;
         Self {
             schema: SCHEMA,
             node,
-            start: timestamp(*start),
-            end: timestamp(*end),
+            start: timestamp(record.start),
+            end: timestamp(record.end),
             reason: record.reason,
-            direction: if key.direction() == Direction::Sent { "sent" } else { "received" },
-            device: &tap.device,
-            ifindex: tap.ifindex,
-            interface: &tap.interface,
-            netns: tap.netns.as_deref(),
-            pod: tap.pod.as_ref().map(Who::of),
-            peer: peer.as_deref().map(Who::of),
-            network: tap.network.as_deref(),
-            vlan: tap.vlan.map(trunkline_api::VlanId::get),
-            bridge: tap.bridge.as_deref(),
-            wire_tags: [key.outer(), key.inner()].into_iter().flatten().map(WireTag::of).collect(),
+            place,
             src_mac: mac(record.src_mac),
             dst_mac: mac(record.dst_mac),
-            conversation: Talk::of(key.conversation()),
+            conversation: Talk::of(record.key.conversation()),
             estimated: record.estimated(),
             one_in: record.one_in,
             packets: totals.packets,
             bytes: totals.bytes,
             skbs: totals.skbs,
             skb_bytes: totals.skb_bytes,
-            tcp_flags: *tcp_flags,
-            tos: *tos,
-            rtt_nanoseconds: rtt.map(|rtt| u64::try_from(rtt.as_nanos()).unwrap_or(u64::MAX)),
+            tcp_flags: record.tcp_flags,
+            tos: record.tos,
+            rtt_nanoseconds: record.rtt.map(nanoseconds),
             marks: marks(record),
+        }
+    }
+}
+
+impl<'a> DnsLine<'a> {
+    fn of(query: &DnsRecord, place: Place<'a>, node: &'a str) -> Self {
+        Self {
+            schema: SCHEMA,
+            r#type: "dns",
+            node,
+            at: timestamp(query.at),
+            place,
+            conversation: Talk::of(query.key.conversation()),
+            id: query.id,
+            asked: query.asked,
+            answered: query.answer.is_some(),
+            code: query.answer.map(|answer| code_name(answer.code)),
+            latency_nanoseconds: query.answer.map(|answer| nanoseconds(answer.latency)),
+        }
+    }
+}
+
+impl<'a> Place<'a> {
+    fn of(record: &'a Record) -> Self {
+        let (tap, key) = (record.tap(), record.key());
+        Self {
+            direction: if record.sent() { "sent" } else { "received" },
+            device: &tap.device,
+            ifindex: tap.ifindex,
+            interface: &tap.interface,
+            netns: tap.netns.as_deref(),
+            pod: tap.pod.as_ref().map(Who::of),
+            peer: record.peer().map(Who::of),
+            network: tap.network.as_deref(),
+            vlan: tap.vlan.map(trunkline_api::VlanId::get),
+            bridge: tap.bridge.as_deref(),
+            wire_tags: [key.outer(), key.inner()].into_iter().flatten().map(WireTag::of).collect(),
         }
     }
 }
@@ -159,6 +233,10 @@ fn marks(record: &FlowRecord) -> Vec<&'static str> {
         (record.gap, "gap"),
     ];
     marks.into_iter().filter_map(|(set, mark)| set.then_some(mark)).collect()
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Times that no clock shows become 1970.

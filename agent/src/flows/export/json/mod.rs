@@ -15,7 +15,7 @@ use tracing::warn;
 
 use super::queue::{Counts, Sink};
 use super::{ExportError, JsonConfig};
-use crate::flows::record::FlowRecord;
+use crate::flows::record::Record;
 use line::Line;
 use rotate::Rotating;
 
@@ -77,7 +77,7 @@ impl Lines {
 }
 
 impl Sink for Lines {
-    async fn write(&mut self, batch: &[Arc<FlowRecord>]) {
+    async fn write(&mut self, batch: &[Arc<Record>]) {
         let mut lines = Vec::with_capacity(batch.len() * 512);
         for record in batch {
             // Serializing cannot fail: no key is anything but a string, and a Vec takes all.
@@ -104,12 +104,13 @@ mod tests {
     use serde_json::{Value, json};
     use trunkline_ebpf::{Conversation, Direction, FlowKey, Slot, Tag};
 
-    use super::super::samples::{icmp, record, tcp, uplink};
+    use super::super::samples::{answered, icmp, record, tcp, unanswered, uplink};
     use super::super::{ExportConfig, Exporters};
     use super::*;
+    use crate::flows::record::FlowRecord;
 
-    fn line(record: &FlowRecord) -> Value {
-        serde_json::to_value(Line::of(record, "node-1")).unwrap()
+    fn line(record: impl Into<Record>) -> Value {
+        serde_json::to_value(Line::of(&record.into(), "node-1")).unwrap()
     }
 
     #[test]
@@ -127,18 +128,37 @@ mod tests {
             "packets": 5000, "bytes": 6_400_000, "skbs": 120, "skbBytes": 6_100_000,
             "tcpFlags": 27, "tos": 184, "rttNanoseconds": 81_250,
         });
-        assert_eq!(line(&tcp()), expected);
+        assert_eq!(line(tcp()), expected);
+    }
+
+    #[test]
+    fn a_question_is_a_line_of_its_own_type() {
+        let expected = json!({
+            "schema": 1, "type": "dns", "node": "node-1", "at": "2026-09-21T14:13:20.25Z",
+            "direction": "sent", "device": "tl0a1b2c3d", "ifindex": 17, "interface": "eth1",
+            "pod": {"namespace": "shop", "name": "cart-0", "uid": "uid-1", "interface": "eth1"},
+            "peer": {"namespace": "shop", "name": "db-0", "uid": "uid-2", "interface": "eth2"},
+            "network": "shop/vlan100", "vlan": 100, "bridge": "br-phys",
+            "kind": "ip", "src": "192.0.2.1", "dst": "192.0.2.53", "protocol": 17, "srcPort": 40000, "dstPort": 53,
+            "id": 4711, "asked": 2, "answered": true, "code": "NXDOMAIN", "latencyNanoseconds": 1_234_567,
+        });
+        assert_eq!(line(answered()), expected);
+        let mut silent = expected;
+        let fields = silent.as_object_mut().unwrap();
+        fields.retain(|key, _| !["code", "latencyNanoseconds"].contains(&key.as_str()));
+        fields.extend([("asked".to_owned(), json!(3)), ("answered".to_owned(), json!(false))]);
+        assert_eq!(line(unanswered()), silent);
     }
 
     #[test]
     fn an_estimate_says_so() {
-        let line = line(&FlowRecord { one_in: 10, ..tcp() });
+        let line = line(FlowRecord { one_in: 10, ..tcp() });
         assert_eq!((&line["estimated"], &line["oneIn"]), (&json!(true), &json!(10)));
     }
 
     #[test]
     fn what_is_unknown_is_left_out() {
-        let uplink = line(&uplink());
+        let uplink = line(uplink());
         for key in ["pod", "peer", "network", "vlan", "wireTags", "rttNanoseconds", "marks"] {
             assert!(uplink.get(key).is_none(), "{key}");
         }
@@ -146,7 +166,7 @@ mod tests {
 
     #[test]
     fn kinds_tags_and_marks_have_their_words() {
-        let echo = line(&icmp(false));
+        let echo = line(icmp(false));
         assert_eq!(
             (&echo["kind"], &echo["icmpType"], &echo["protocol"]),
             (&json!("icmp"), &json!(128), &json!(58))
@@ -156,7 +176,7 @@ mod tests {
         let tags = [Some(Tag { vid: 7, service: true }), Some(Tag { vid: 9, service: false })];
         other.key = FlowKey::new(Slot(1), Direction::Received, tags, lldp).marked(false, true, true);
         other.gap = true;
-        let other = line(&other);
+        let other = line(other);
         assert_eq!((&other["kind"], &other["ethertype"]), (&json!("ethernet"), &json!(0x88cc)));
         assert_eq!(
             other["wireTags"],
@@ -171,7 +191,7 @@ mod tests {
         let path = folder.path().join("flows.jsonl");
         let config: ExportConfig = serde_json::from_value(json!({"json": {"path": path}})).unwrap();
         let exporters = Exporters::start(&config, 7, "node-1").unwrap();
-        let records: Vec<_> = std::iter::repeat_n(Arc::new(tcp()), 3000).collect();
+        let records: Vec<_> = std::iter::repeat_n(Arc::new(tcp().into()), 3000).collect();
         exporters.offer(&records);
         exporters.stop(Duration::from_secs(20)).await;
         let text = std::fs::read_to_string(&path).unwrap();

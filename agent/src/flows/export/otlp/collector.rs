@@ -21,7 +21,7 @@ use tracing::{info, warn};
 use super::message;
 use crate::flows::export::OtlpConfig;
 use crate::flows::export::queue::{Counts, Sink};
-use crate::flows::record::FlowRecord;
+use crate::flows::record::Record;
 
 /// Pauses before a batch is sent again double from the first to the second.
 const BACKOFF: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(30)];
@@ -199,7 +199,7 @@ impl Collector {
 }
 
 impl Sink for Collector {
-    async fn write(&mut self, batch: &[Arc<FlowRecord>]) {
+    async fn write(&mut self, batch: &[Arc<Record>]) {
         let mut pause = BACKOFF[0];
         loop {
             let request = message::request(&self.resource, batch, SystemTime::now());

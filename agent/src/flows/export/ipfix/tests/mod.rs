@@ -11,8 +11,8 @@ use decoder::{Decoder, number, text};
 use trunkline_ebpf::{Conversation, Direction, FlowKey, Slot, Tag};
 
 use super::message::{Encoder, Identity, Message};
-use crate::flows::export::samples::{icmp, record, tcp, uplink};
-use crate::flows::record::FlowRecord;
+use crate::flows::export::samples::{answered, icmp, record, tcp, unanswered, uplink};
+use crate::flows::record::{DnsRecord, FlowRecord, Record};
 
 const ENTERPRISE: u32 = 32_473;
 
@@ -21,12 +21,13 @@ fn encoder(max_bytes: usize) -> Encoder {
     Encoder::new(identity, max_bytes, Some(Duration::from_secs(60)))
 }
 
-fn encode(encoder: &mut Encoder, now: Instant, records: &[FlowRecord]) -> Vec<Message> {
-    encoder.encode(now, SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000), records)
+fn encode<R: Clone + Into<Record>>(encoder: &mut Encoder, now: Instant, records: &[R]) -> Vec<Message> {
+    let records: Vec<Record> = records.iter().cloned().map(Into::into).collect();
+    encoder.encode(now, SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000), &records)
 }
 
 /// One record through both.
-fn through(record: &FlowRecord) -> decoder::Decoded {
+fn through<R: Clone + Into<Record>>(record: &R) -> decoder::Decoded {
     let mut decoder = Decoder::default();
     for message in encode(&mut encoder(1400), Instant::now(), std::slice::from_ref(record)) {
         decoder.read(&message.bytes);
@@ -123,13 +124,67 @@ fn icmp_arp_and_other_ethertypes_have_their_own_fields() {
 }
 
 #[test]
+fn an_estimate_says_by_what_it_was_scaled() {
+    let got = through(&FlowRecord { one_in: 10, ..tcp() });
+    assert_eq!((number(&got, (ENTERPRISE, 1018)), number(&got, (0, 34))), (Some(10), None));
+}
+
+#[test]
+fn a_question_to_a_name_server_has_a_template_of_its_own_and_no_counters() {
+    let got = through(&answered());
+    let numbers = [
+        (4, 17),
+        (7, 40_000),
+        (8, 0xc000_0201),
+        (11, 53),
+        (12, 0xc000_0235),
+        (14, 17),
+        (59, 100),
+        (61, 1),
+        (323, 1_790_000_000_250),
+    ];
+    for (element, value) in numbers {
+        assert_eq!(number(&got, (0, element)), Some(value), "{element}");
+    }
+    for absent in [1, 2, 5, 6, 136, 152, 153] {
+        assert_eq!(number(&got, (0, absent)), None, "{absent}");
+    }
+    let ours = [1019, 1020, 1021, 1022].map(|element| number(&got, (ENTERPRISE, element)));
+    assert_eq!(ours, [4711, 3, 2, 1_234_567].map(Some));
+    assert_eq!([1001, 1002, 1004, 1018].map(|element| number(&got, (ENTERPRISE, element))), [None; 4]);
+    assert_eq!(text(&got, (ENTERPRISE, 1010)), Some("db-0"));
+    let silent = through(&unanswered());
+    let ours = [1019, 1020, 1021, 1022].map(|element| number(&silent, (ENTERPRISE, element)));
+    assert_eq!(ours, [Some(4711), Some(255), Some(3), None]);
+    let v6 = Conversation::Ip {
+        src: std::net::Ipv6Addr::LOCALHOST.into(),
+        dst: std::net::Ipv6Addr::LOCALHOST.into(),
+        protocol: 6,
+        src_port: 1,
+        dst_port: 53,
+    };
+    let got = through(&DnsRecord { key: record(v6).key, ..answered() });
+    assert_eq!((got[&(0, 28)].len(), number(&got, (0, 4))), (16, Some(6)));
+}
+
+#[test]
+fn records_of_all_kinds_go_into_one_message() {
+    let records: [Record; 4] = [tcp().into(), answered().into(), unanswered().into(), icmp(true).into()];
+    let messages = encode(&mut encoder(9000), Instant::now(), &records);
+    let mut decoder = Decoder::default();
+    messages.iter().for_each(|message| decoder.read(&message.bytes));
+    assert_eq!((decoder.flows.len(), decoder.definitions), (4, 5));
+    assert_eq!(messages.iter().map(|message| message.records).collect::<Vec<_>>(), [0, 4]);
+}
+
+#[test]
 fn our_elements_are_typed_before_anything_else() {
     let mut decoder = Decoder::default();
     for message in encode(&mut encoder(1400), Instant::now(), &[tcp()]) {
         decoder.read(&message.bytes);
     }
     let typed: Vec<_> = decoder.types.iter().map(|record| number(record, (0, 303)).unwrap()).collect();
-    assert_eq!(typed, (1001..=1018).collect::<Vec<u64>>());
+    assert_eq!(typed, (1001..=1022).collect::<Vec<u64>>());
     assert!(decoder.types.iter().all(|record| number(record, (0, 346)) == Some(u64::from(ENTERPRISE))));
     let rtt = &decoder.types[3];
     assert_eq!(text(rtt, (0, 341)), Some("tcpHandshakeRoundTripTime"));
@@ -143,7 +198,7 @@ fn messages_are_full_but_never_longer_than_the_limit() {
     let records: Vec<FlowRecord> = std::iter::repeat_with(tcp).take(1000).collect();
     let messages = encode(&mut encoder(1400), Instant::now(), &records);
     assert!(messages.iter().all(|message| message.bytes.len() <= 1400));
-    assert_eq!(messages.iter().map(|message| message.flows).sum::<usize>(), 1000);
+    assert_eq!(messages.iter().map(|message| message.records).sum::<usize>(), 1000);
     let per_message = 1000 / messages.len();
     assert!(per_message >= 4, "{per_message} records a message");
     let mut decoder = Decoder::default();

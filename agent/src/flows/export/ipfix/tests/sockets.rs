@@ -17,8 +17,8 @@ fn start(collector: std::net::SocketAddr, protocol: &str) -> Exporters {
     Exporters::start(&config, 7, "node-1").unwrap()
 }
 
-fn many(count: usize) -> Vec<Arc<FlowRecord>> {
-    std::iter::repeat_n(Arc::new(tcp()), count).collect()
+fn many(count: usize) -> Vec<Arc<Record>> {
+    std::iter::repeat_n(Arc::new(tcp().into()), count).collect()
 }
 
 async fn counts_once(exporters: &Exporters, so: impl Fn(&ExporterCounts) -> bool) -> ExporterCounts {

@@ -15,8 +15,8 @@ use trunkline_ebpf::{Conversation, Direction, FlowKey, Slot, Tag};
 
 use super::attributes::{self, ATTRIBUTES, CONVENTIONS, SCHEMA};
 use super::message;
-use crate::flows::export::samples::{icmp, record, tcp, uplink};
-use crate::flows::record::FlowRecord;
+use crate::flows::export::samples::{answered, icmp, record, tcp, unanswered, uplink};
+use crate::flows::record::{FlowRecord, Record};
 
 const DOCUMENTATION: &str = include_str!("../../../../../../docs/flow-export.md");
 
@@ -32,8 +32,8 @@ fn shown(attributes: Vec<KeyValue>) -> serde_json::Value {
     attributes.into_iter().map(pair).collect::<Map<_, _>>().into()
 }
 
-fn of(record: &FlowRecord) -> serde_json::Value {
-    shown(attributes::of(record))
+fn of(record: impl Into<Record>) -> serde_json::Value {
+    shown(attributes::of(&record.into()))
 }
 
 #[test]
@@ -54,12 +54,38 @@ fn a_tcp_record_says_everything() {
         "trunkline.peer.pod.uid": "uid-2", "trunkline.peer.interface.name": "eth2",
         "trunkline.network.name": "shop/vlan100", "trunkline.network.vlan": 100, "trunkline.bridge.name": "br-phys",
     });
-    assert_eq!(of(&tcp()), expected);
+    assert_eq!(of(tcp()), expected);
+}
+
+#[test]
+fn a_question_to_a_name_server_has_a_flows_names_and_its_own() {
+    let expected = json!({
+        "trunkline.flow.schema": 1, "trunkline.dns.id": 4711, "trunkline.dns.asked": 2,
+        "trunkline.dns.response_code": "NXDOMAIN", "trunkline.dns.latency_nano": 1_234_567,
+        "network.io.direction": "transmit", "network.type": "ipv4", "network.transport": "udp",
+        "source.address": "192.0.2.1", "source.port": 40000,
+        "destination.address": "192.0.2.53", "destination.port": 53, "trunkline.ip.protocol": 17,
+        "network.interface.name": "tl0a1b2c3d", "trunkline.interface.index": 17, "trunkline.interface.name": "eth1",
+        "k8s.namespace.name": "shop", "k8s.pod.name": "cart-0", "k8s.pod.uid": "uid-1",
+        "trunkline.peer.namespace.name": "shop", "trunkline.peer.pod.name": "db-0",
+        "trunkline.peer.pod.uid": "uid-2", "trunkline.peer.interface.name": "eth2",
+        "trunkline.network.name": "shop/vlan100", "trunkline.network.vlan": 100, "trunkline.bridge.name": "br-phys",
+    });
+    assert_eq!(of(answered()), expected);
+    let silent = of(unanswered());
+    assert_eq!(
+        (&silent["trunkline.dns.unanswered"], &silent["trunkline.dns.asked"]),
+        (&json!(true), &json!(3))
+    );
+    assert!(
+        silent.get("trunkline.dns.response_code").is_none()
+            && silent.get("trunkline.dns.latency_nano").is_none()
+    );
 }
 
 #[test]
 fn what_is_unknown_is_left_out() {
-    let uplink = of(&uplink());
+    let uplink = of(uplink());
     for absent in [
         "k8s.pod.name",
         "trunkline.peer.pod.name",
@@ -78,12 +104,12 @@ fn what_is_unknown_is_left_out() {
 
 #[test]
 fn what_is_no_tcp_has_words_of_its_own() {
-    let echo = of(&icmp(false));
+    let echo = of(icmp(false));
     assert_eq!(echo["trunkline.icmp.type"], 128);
     assert_eq!(echo["trunkline.ip.protocol"], 58);
     assert!(echo.get("source.port").is_none() && echo.get("network.transport").is_none());
     let [sender, target] = [[192, 0, 2, 1].into(), [192, 0, 2, 2].into()];
-    let arp = of(&record(Conversation::Arp { sender, target, operation: 2 }));
+    let arp = of(record(Conversation::Arp { sender, target, operation: 2 }));
     assert_eq!(
         (&arp["trunkline.arp.operation"], &arp["trunkline.ethernet.type"]),
         (&json!(2), &json!(0x0806))
@@ -98,7 +124,7 @@ fn what_is_no_tcp_has_words_of_its_own() {
     let tags = [Some(Tag { vid: 7, service: true }), Some(Tag { vid: 9, service: false })];
     other.key = FlowKey::new(Slot(1), Direction::Received, tags, lldp).marked(false, true, true);
     (other.gap, other.fragmented, other.one_in) = (true, true, 10);
-    let other = of(&other);
+    let other = of(other);
     for (name, value) in [
         ("trunkline.ethernet.type", json!(0x88cc)),
         ("network.io.direction", json!("receive")),
@@ -165,7 +191,8 @@ fn the_documentation_shows_this_table() {
 fn a_request_says_who_sends_and_when_each_stretch_ended() {
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
     let resource = message::resource("node-1", None);
-    let request = message::request(&resource, &[Arc::new(tcp()), Arc::new(icmp(true))], now);
+    let request =
+        message::request(&resource, &[tcp().into(), icmp(true).into(), answered().into()].map(Arc::new), now);
     let [of_node] = &request.resource_logs[..] else { panic!("one resource") };
     assert_eq!(
         shown(of_node.resource.clone().unwrap().attributes),
@@ -174,15 +201,19 @@ fn a_request_says_who_sends_and_when_each_stretch_ended() {
         })
     );
     let logs = &of_node.scope_logs[0].log_records;
-    assert_eq!(logs.len(), 2);
+    assert_eq!(logs.len(), 3);
     assert_eq!(logs[0].time_unix_nano, 1_790_000_005_500_000_000);
     assert_eq!(logs[0].observed_time_unix_nano, 1_800_000_000_000_000_000);
     assert_eq!((logs[0].event_name.as_str(), logs[0].severity_text.as_str()), ("trunkline.flow", "INFO"));
+    assert_eq!(
+        (logs[2].event_name.as_str(), logs[2].time_unix_nano),
+        ("trunkline.dns", 1_790_000_000_250_000_000)
+    );
 }
 
 #[test]
 fn a_sentence_names_both_sides() {
-    let sentence = |conversation| message::sentence(&record(conversation));
+    let sentence = |conversation| message::sentence(&record(conversation).into());
     let end = ", 5000 packets, 6400000 bytes";
     let [src, dst] = [[192, 0, 2, 1].into(), [192, 0, 2, 2].into()];
     for (text, conversation) in [
@@ -197,7 +228,12 @@ fn a_sentence_names_both_sides() {
     ] {
         assert_eq!(sentence(conversation), format!("shop/cart-0 eth1 transmit {text}{end}"));
     }
-    assert_eq!(message::sentence(&uplink()), format!("eth1 transmit [::1]:1 > [::1]:2{end}"));
+    assert_eq!(message::sentence(&uplink().into()), format!("eth1 transmit [::1]:1 > [::1]:2{end}"));
+    let estimate = message::sentence(&FlowRecord { one_in: 10, ..uplink() }.into());
+    assert_eq!(estimate, "eth1 transmit [::1]:1 > [::1]:2, about 5000 packets, about 6400000 bytes");
+    let asked = "shop/cart-0 eth1 transmit 192.0.2.1:40000 > 192.0.2.53:53, DNS 4711";
+    assert_eq!(message::sentence(&answered().into()), format!("{asked}: NXDOMAIN after 1234 µs"));
+    assert_eq!(message::sentence(&unanswered().into()), format!("{asked}: no answer"));
 }
 
 /// The collector's own limit for a message is 4 MiB.
@@ -222,7 +258,8 @@ fn the_largest_batch_fits_into_a_collectors_message() {
     let tags = [Some(Tag { vid: 4095, service: true }); 2];
     largest.key = FlowKey::new(Slot(1), Direction::Sent, tags, conversation).marked(true, true, true);
     largest.gap = true;
-    let batch: Vec<_> = std::iter::repeat_n(Arc::new(largest), crate::flows::export::queue::BATCH).collect();
+    let batch: Vec<_> =
+        std::iter::repeat_n(Arc::new(largest.into()), crate::flows::export::queue::BATCH).collect();
     let request =
         message::request(&message::resource(&long(253), Some(&long(64))), &batch, SystemTime::now());
     let length = request.encoded_len();

@@ -123,8 +123,8 @@ fn to(address: SocketAddr) -> Exporters {
     start(&json!({"endpoint": format!("http://{address}"), "timeoutSeconds": 1}))
 }
 
-pub(super) fn many(count: usize) -> Vec<Arc<FlowRecord>> {
-    std::iter::repeat_n(Arc::new(tcp()), count).collect()
+pub(super) fn many(count: usize) -> Vec<Arc<Record>> {
+    std::iter::repeat_n(Arc::new(tcp().into()), count).collect()
 }
 
 pub(super) async fn counts_once(
