@@ -1,6 +1,8 @@
 //! Taps and flows: every frame counted, every flow named, through restarts, kills and foreign hands.
 
+mod dns;
 mod prometheus;
+mod sampling;
 
 use std::fs;
 use std::path::PathBuf;
@@ -21,8 +23,9 @@ static SUITE: Suite = Suite::new("flows", options, setup);
 /// Long enough for an interval of the agent's and a look of ours.
 const SOON: Duration = Duration::from_secs(30);
 
-/// Read every second; records also go into the node's state folder.
-const MORE: &str = "flows: {intervalSeconds: 1, export: {json: {path: /var/lib/trunkline/flows.jsonl}}}\n";
+/// Read every second; records also go into the node's state folder; one network is sampled.
+const MORE: &str = "flows: {intervalSeconds: 1, export: {json: {path: /var/lib/trunkline/flows.jsonl}}, \
+    sampling: [{network: default/net-s, oneIn: 10}]}\n";
 
 fn options() -> LightOptions {
     let mut options = LightOptions::nodes(2);
@@ -39,6 +42,7 @@ fn setup(cluster: &LightCluster) -> Result<()> {
         pool("l4", "10.101.0.10", "10.101.0.11", "10.101.0.1", 24, 200),
         pool("r4", "10.101.0.10", "10.101.0.11", "10.101.0.1", 24, 300),
         network("default", "net-a", &json!({"ipam": ipam(&["a4"])})),
+        network("default", "net-s", &json!({"vlan": 400})),
         network("default", "left", &json!({"ipam": ipam(&["l4"])})),
         network("default", "right", &json!({"ipam": ipam(&["r4"])})),
     ];
@@ -117,7 +121,8 @@ fn records(cluster: &LightCluster, pod: &RunningPod, direction: &str) -> Result<
     let text = fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
     let lines = text.lines().map(serde_json::from_str::<Value>).collect::<Result<Vec<_>, _>>();
     let of_pod = |record: &Value| {
-        record["pod"]["uid"] == pod.uid().as_str()
+        record["type"].is_null()
+            && record["pod"]["uid"] == pod.uid().as_str()
             && record["direction"] == direction
             && record["protocol"] == 6
     };

@@ -3,6 +3,7 @@
 //! Static, without a runtime, for images that hold nothing else. Prints one JSON object per question; exit code 0
 //! means that the question was answered, whatever the answer. Never changes a network.
 
+mod dns;
 mod flood;
 mod frames;
 mod icmp;
@@ -43,6 +44,10 @@ enum Verb {
     PingDf(icmp::PingDf),
     /// Sends echo requests in quick succession until SIGTERM and counts the answers
     Flood(flood::Flood),
+    /// Answers questions to a name server, as their first label says: ok, nx, slow or mute
+    DnsServe(dns::Serve),
+    /// Asks a name server and prints what it answered
+    DnsAsk(dns::Ask),
     /// Injects a frame with the given tags
     Inject(frames::Inject),
     /// Captures frames that carry a mark
@@ -58,6 +63,8 @@ fn main() -> ExitCode {
         Verb::TcpSend(send) => send.run().and_then(|answer| print(&answer)),
         Verb::PingDf(ping) => ping.run().and_then(|answer| print(&answer)),
         Verb::Flood(flood) => flood.run().and_then(|answer| print(&answer)),
+        Verb::DnsServe(serve) => serve.run(),
+        Verb::DnsAsk(ask) => ask.run().and_then(|answer| print(&answer)),
         Verb::Inject(inject) => inject.run().and_then(|answer| print(&answer)),
         Verb::Capture(capture) => capture.run().and_then(|answer| print(&answer)),
     };
