@@ -132,7 +132,12 @@ impl Inner {
 
     /// Slots whose last flows have been read: their flows end, their counters are set back, others may have them.
     async fn free_slots(&self) -> Result<(), OwnerGone> {
-        for slot in self.taps.drained() {
+        let drained = self.taps.drained();
+        if self.dns && !drained.is_empty() {
+            // What the kernel still keeps of these taps would be the next owner's.
+            self.read_dns().await?;
+        }
+        for slot in drained {
             let closed = self.state().table.end_tap(slot);
             self.emit(&closed);
             let freed = match self.reader.run(move |reader| reader.zero(slot)).await? {
