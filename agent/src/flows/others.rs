@@ -208,7 +208,9 @@ mod tests {
     fn frames_without_an_ethernet_header_are_said_to_be_so() {
         let mut tunnel = sighting(1, 2, "wg0", 1);
         tunnel.wanted.link.form = LinkForm::Network;
-        assert!(of(&tunnel, &Ours::default()).tap.no_ethernet && of(&tunnel, &Ours::default()).refused.is_none());
+        assert!(
+            of(&tunnel, &Ours::default()).tap.no_ethernet && of(&tunnel, &Ours::default()).refused.is_none()
+        );
         tunnel.wanted.link.form = LinkForm::Unknown;
         assert!(of(&tunnel, &Ours::default()).refused.is_some());
         assert!(Path::new(&of(&tunnel, &Ours::default()).tap.name).as_os_str().len() <= 60);
