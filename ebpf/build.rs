@@ -1,4 +1,4 @@
-//! Compiles the TC programs with clang; the object is embedded by `src/object.rs`.
+//! Compiles the TC programs with clang; the objects are embedded by `src/object.rs` and `src/variant.rs`.
 
 use std::env;
 use std::fs;
@@ -11,6 +11,49 @@ const COMPILERS: [&str; 2] = ["clang", "clang-14"];
 /// Object to its source. The second serves tests: it puts a tag where only the kernel can put it.
 const OBJECTS: [(&str, &str); 2] = [("taps.o", "src/bpf/taps.c"), ("wrapper.o", "tests/bpf/wrapper.c")];
 
+/// A file, a text in it, and what to put in its place.
+type Change = (&'static str, &'static str, &'static str);
+
+/// The same programs with some text exchanged.
+const EXCHANGED: [(&str, &[&[Change]]); 3] = [
+    ("older.o", &[&ANOTHER_LAYOUT]),
+    ("hash.o", &[&NO_FRONT_TABLE]),
+    ("percpu_hash.o", &[&NO_FRONT_TABLE, &PER_CPU_HASH]),
+];
+
+/// Maps of another layout, for the tests of taking such a set over: fields in another order, one longer, one that
+/// nobody knows.
+const ANOTHER_LAYOUT: [Change; 3] = [
+    ("layout.h", "\t__u16 tap;      /* slot of the tap */\n\t__u16 cpu; ", "\t__u16 cpu;\n\t__u16 tap; "),
+    ("layout.h", "struct flow_value {\n", "struct flow_value {\n\t__u64 unknown;\n"),
+    (
+        "layout.h",
+        "struct tap {\n\t__u16 slot;\n\t__u16 flags;\n",
+        "struct tap {\n\t__u32 flags;\n\t__u16 slot;\n\t__u16 pad;\n",
+    ),
+];
+
+/// Every flow finds its place in the front table taken by another, without looking: for measurements.
+const NO_FRONT_TABLE: [Change; 3] = [
+    ("taps.c", "\tindex = forgotten(", "\tif (0)\n\t\tindex = forgotten("),
+    (
+        "taps.c",
+        "\tfront = bpf_map_lookup_elem(&tl_front, &index);\n",
+        "\tstruct front taken;\n\n\ttaken.value.skbs = 1;\n\tfront = &taken;\n",
+    ),
+    ("taps.c", "same_key(&front->key, &key)", "(0 && same_key(&front->key, &key))"),
+];
+
+/// A flow has a value for each processor, and the same key on all of them: for measurements.
+const PER_CPU_HASH: [Change; 2] = [
+    (
+        "taps.c",
+        "BPF_MAP_TYPE_HASH);\n\t__uint(max_entries, 1024);\n\t__type(key, struct flow_key)",
+        "BPF_MAP_TYPE_PERCPU_HASH);\n\t__uint(max_entries, 1024);\n\t__type(key, struct flow_key)",
+    ),
+    ("taps.c", "\tkey.cpu = bpf_get_smp_processor_id();\n", ""),
+];
+
 fn main() {
     for folder in ["src/bpf", "tests/bpf"] {
         println!("cargo::rerun-if-changed={folder}");
@@ -21,35 +64,23 @@ fn main() {
     for (object, source) in OBJECTS {
         compile(&compiler, Path::new(source), &out.join(object));
     }
-    let older = another_layout(&out);
-    compile(&compiler, &older, &out.join("older.o"));
+    for (object, changes) in EXCHANGED {
+        let source = exchanged(&out.join(object).with_extension(""), changes);
+        compile(&compiler, &source, &out.join(object));
+    }
 }
 
-/// The same programs over maps of another layout, for the tests of taking such a set over: fields in another order,
-/// one longer, one that nobody knows.
-fn another_layout(out: &Path) -> PathBuf {
-    const CHANGES: [(&str, &str); 3] = [
-        ("\t__u16 tap;      /* slot of the tap */\n\t__u16 cpu; ", "\t__u16 cpu;\n\t__u16 tap; "),
-        ("struct flow_value {\n", "struct flow_value {\n\t__u64 unknown;\n"),
-        (
-            "struct tap {\n\t__u16 slot;\n\t__u16 flags;\n",
-            "struct tap {\n\t__u32 flags;\n\t__u16 slot;\n\t__u16 pad;\n",
-        ),
-    ];
-    let folder = out.join("older");
-    fs::create_dir_all(&folder).expect("a folder for the other layout");
-    for name in ["taps.c", "parse.h"] {
-        fs::copy(Path::new("src/bpf").join(name), folder.join(name)).expect("the programs' source");
+/// A copy of the programs' sources in a folder, with these texts exchanged.
+fn exchanged(folder: &Path, changes: &[&[Change]]) -> PathBuf {
+    fs::create_dir_all(folder).expect("a folder for the other programs");
+    for name in ["taps.c", "parse.h", "layout.h"] {
+        let mut source = fs::read_to_string(Path::new("src/bpf").join(name)).expect("the programs' source");
+        for (_, from, to) in changes.iter().copied().flatten().filter(|(file, ..)| *file == name) {
+            assert!(source.contains(from), "{name} has changed: {from:?} is not in it, to be exchanged");
+            source = source.replace(from, to);
+        }
+        fs::write(folder.join(name), source).expect("the other programs' source");
     }
-    let mut layout = fs::read_to_string("src/bpf/layout.h").expect("the layout");
-    for (from, to) in CHANGES {
-        assert!(
-            layout.contains(from),
-            "the layout has changed: {from:?} is not in it, for tests to exchange"
-        );
-        layout = layout.replace(from, to);
-    }
-    fs::write(folder.join("layout.h"), layout).expect("the other layout");
     folder.join("taps.c")
 }
 

@@ -30,6 +30,7 @@ mod sampling;
 mod set;
 mod sys;
 mod tc;
+pub mod variant;
 
 pub use attach::{Hook, LinkState, TapLinks, Way};
 pub use budget::{Budget, BudgetError, Capacity};

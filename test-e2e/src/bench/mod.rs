@@ -145,7 +145,7 @@ mod tests {
             let all = GROUPS.iter().flat_map(|(cases, _)| cases.iter());
             all.filter(|case| options.wants(case)).map(|case| case.bench).collect()
         };
-        assert_eq!(chosen(&only(&[])).len(), 19);
+        assert_eq!(chosen(&only(&[])).len(), 22);
         assert_eq!(chosen(&only(&["cni-add/v4"])), ["cni-add/v4"]);
         assert_eq!(chosen(&only(&["cni-add"])), ["cni-add/none", "cni-add/v4", "cni-add/300"]);
         assert_eq!(chosen(&only(&["ovs-port-add/400", "ipam-allocate/1"])).len(), 2);

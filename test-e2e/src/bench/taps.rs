@@ -4,6 +4,8 @@
 //! and without cold caches. The peer is `NetObserv`'s own compiled object, where `PEER_TAP_OBJECT` names it; without one
 //! those lines have no ratio. No traffic, no namespace; a BPF file system of its own.
 
+mod percpu;
+
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -29,7 +31,8 @@ const NEW: Case = Case { bench: "tap-cost/new-flow", unit: "ns/packet", goal: Go
 const DRAIN: Case = Case { bench: "flow-drain/100k", unit: "flows/s", goal: Goal::AtLeast(5.0) };
 const MEMORY: Case = Case { bench: "flow-memory", unit: "bytes", goal: Goal::AtMost(1.0) };
 /// All lines of this group.
-pub(super) const CASES: [Case; 6] = [TCP4, UDP6, VLAN, NEW, DRAIN, MEMORY];
+pub(super) const CASES: [Case; 9] =
+    [TCP4, UDP6, VLAN, NEW, percpu::CASES[0], percpu::CASES[1], percpu::CASES[2], DRAIN, MEMORY];
 
 /// Names the peer's object file.
 const PEER: &str = "PEER_TAP_OBJECT";
@@ -55,6 +58,9 @@ pub(super) fn run(options: &Options, done: &mut Done<'_>) -> Result<()> {
     }
     if options.wants(&NEW) {
         done(bench.new_flows(options.reps)?)?;
+    }
+    if percpu::CASES.iter().any(|case| options.wants(case)) {
+        percpu::run(bpffs.path(), options, done)?;
     }
     if options.wants(&DRAIN) {
         done(drain(bpffs.path(), options.reps)?)?;
@@ -89,6 +95,11 @@ fn open(root: &Path, capacity: Capacity) -> Result<(TapSet, Reader)> {
     set.register(&tap)?;
     let reader = set.reader()?;
     Ok((set, reader))
+}
+
+/// Where the maps of the only set are pinned.
+fn maps(root: &Path) -> Result<PathBuf> {
+    Ok(std::fs::read_dir(root)?.next().context("no set")??.path().join("maps"))
 }
 
 impl Bench {
@@ -255,9 +266,9 @@ fn drain(bpffs: &Path, reps: usize) -> Result<Line> {
 
 /// How many flows the map has, and how long they took. The others are in the front tables, which the peer has not.
 fn one_by_one(root: &Path, epoch: u32) -> Result<(usize, Duration)> {
-    let set = std::fs::read_dir(root)?.next().context("no set")??.path();
+    let maps = maps(root)?;
     let open = || {
-        let data = MapData::from_pin(set.join(format!("maps/tl_flows_{}", epoch & 1)))?;
+        let data = MapData::from_pin(maps.join(format!("tl_flows_{}", epoch & 1)))?;
         Ok::<HashMap<_, [u8; 48], [u8; 72]>, anyhow::Error>(HashMap::try_from(Map::HashMap(data))?)
     };
     let (map, mut emptied) = (open()?, open()?);
@@ -301,9 +312,8 @@ fn memory(bpffs: &Path) -> Result<Line> {
 
 /// `memlock` of every map's `fdinfo`: what the kernel says that the map takes (since 6.4).
 fn map_bytes(root: &Path) -> Result<u64> {
-    let set = std::fs::read_dir(root)?.next().context("no set")??.path();
     let mut sum = 0;
-    for map in std::fs::read_dir(set.join("maps"))? {
+    for map in std::fs::read_dir(maps(root)?)? {
         let data = MapData::from_pin(map?.path())?;
         let fd = std::os::fd::AsRawFd::as_raw_fd(&std::os::fd::AsFd::as_fd(data.fd()));
         let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).context("reading fdinfo")?;
