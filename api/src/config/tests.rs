@@ -165,6 +165,19 @@ fn bad_agent_files_are_refused_by_line_and_key() {
             "defaultMTU: 67\n".to_owned(),
             "1: defaultMTU: 67 is neither an MTU nor \"uplink\"; use 68 to 65535 bytes, or uplink".to_owned(),
         ),
+        ("metricsPort: 0\n".to_owned(), "1: metricsPort: 0 is not a port; use 1 to 65535".to_owned()),
+        (
+            "metricsBindAddress: all\n".to_owned(),
+            "1: metricsBindAddress: \"all\" is not an IP address; use one such as 0.0.0.0 or \"::\"".to_owned(),
+        ),
+    ] {
+        assert_eq!(agent(&text), Err(format!("trunkline-agent.conf:{problem}")), "{text}");
+    }
+}
+
+#[test]
+fn bad_flows_are_refused_by_line_and_key() {
+    for (text, problem) in [
         ("flows: {memoryMiB: 3}\n".to_owned(), "1: flows.memoryMiB: 3 is out of range; use 4 to 4096".to_owned()),
         (
             "flows:\n  idleTimeoutSeconds: 0\n".to_owned(),
@@ -227,11 +240,6 @@ fn bad_agent_files_are_refused_by_line_and_key() {
         (
             "flows:\n  all: {nets: {}}\n".to_owned(),
             "2: flows.all.nets: unknown key; known here: enabled, interfaces, namespaces, kinds".to_owned(),
-        ),
-        ("metricsPort: 0\n".to_owned(), "1: metricsPort: 0 is not a port; use 1 to 65535".to_owned()),
-        (
-            "metricsBindAddress: all\n".to_owned(),
-            "1: metricsBindAddress: \"all\" is not an IP address; use one such as 0.0.0.0 or \"::\"".to_owned(),
         ),
     ] {
         assert_eq!(agent(&text), Err(format!("trunkline-agent.conf:{problem}")), "{text}");

@@ -68,7 +68,9 @@ impl Inner {
         match self.reader.run(work).await? {
             Ok((epoch, totals, ran)) => {
                 self.options.metrics.observe_drain(started.elapsed(), epoch.entries);
-                ran.into_iter().for_each(|ran| self.options.metrics.set_ran(ran));
+                if let Some(ran) = ran {
+                    self.options.metrics.set_ran(ran);
+                }
                 self.take_in(&epoch, totals);
                 Ok(true)
             }

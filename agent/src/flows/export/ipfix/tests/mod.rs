@@ -172,7 +172,9 @@ fn records_of_all_kinds_go_into_one_message() {
     let records: [Record; 4] = [tcp().into(), answered().into(), unanswered().into(), icmp(true).into()];
     let messages = encode(&mut encoder(9000), Instant::now(), &records);
     let mut decoder = Decoder::default();
-    messages.iter().for_each(|message| decoder.read(&message.bytes));
+    for message in &messages {
+        decoder.read(&message.bytes);
+    }
     assert_eq!((decoder.flows.len(), decoder.definitions), (4, 5));
     assert_eq!(messages.iter().map(|message| message.records).collect::<Vec<_>>(), [0, 4]);
 }
