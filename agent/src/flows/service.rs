@@ -1,8 +1,9 @@
 //! The task that keeps taps as they should be, reads what they counted, and makes records of it.
 //!
-//! One task. It reconciles every two seconds, drains every interval and reads questions every second; each await is a timer or an answer of an owner
-//! thread, and a dropped answer costs nothing: what is pinned is read by the next look. On a stop it drains once more
-//! and closes every flow, so that an ordinary restart loses no record; taps stay attached and go on counting.
+//! One task. It reconciles every two seconds, drains every interval and reads questions to name servers every second;
+//! each await is a timer or an answer of an owner thread, and a dropped answer costs nothing: what is pinned is read by
+//! the next look. On a stop it drains once more and closes every flow, so that an ordinary restart loses no record; taps
+//! stay attached and go on counting.
 
 mod dns;
 mod others;

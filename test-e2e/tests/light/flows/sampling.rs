@@ -19,10 +19,10 @@ const TRIED: &str = "02:aa:00:00:00:01";
 const MEASURED: &str = "02:aa:00:00:00:02";
 
 fn inject(pod: &RunningPod, to: &str, count: u64) -> Result<()> {
-    let count = count.to_string();
+    let number = count.to_string();
     let what = ["inject", "--interface", "eth1", "--mark", "sampled", "--interval-us", "50"];
-    let said = pod.probe(&[&what[..], &["--to", to, "--count", &count]].concat())?;
-    ensure!(said["sent"].to_string() == count, "{said}");
+    let said = pod.probe(&[&what[..], &["--to", to, "--count", &number]].concat())?;
+    ensure!(said["sent"] == count, "{said}");
     Ok(())
 }
 
