@@ -85,13 +85,13 @@ async fn watch(client: Client, objects: ObjectCache, pool: String, names: Arc<Mu
             Ok(watcher::Event::Apply(DeserializeGuard(object))) => {
                 let Ok(IPAllocation { spec, .. }) = object else { continue };
                 let vlan = vlans.of(&spec.owner.nad, &pool).await;
-                lock().put(&spec, vlan);
+                lock().put(&spec, vlan, SystemTime::now());
             }
             Ok(watcher::Event::InitApply(DeserializeGuard(object))) => {
                 let Ok(IPAllocation { spec, .. }) = object else { continue };
                 listed.insert(spec.address);
                 let vlan = vlans.of(&spec.owner.nad, &pool).await;
-                lock().put(&spec, vlan);
+                lock().put(&spec, vlan, SystemTime::now());
             }
             Ok(watcher::Event::Delete(DeserializeGuard(object))) => {
                 let Ok(IPAllocation { spec, .. }) = object else { continue };

@@ -46,6 +46,17 @@ impl Held {
         self.until.is_none_or(|until| at <= until)
     }
 
+    /// Whether both are of one pod's interface.
+    fn is_of(&self, other: &Self) -> bool {
+        (&self.uid, &self.place.interface) == (&other.uid, &other.place.interface)
+    }
+
+    /// Whether an address was this one's and then the other's.
+    fn came_before(&self, other: &Self) -> bool {
+        let earlier = self.until.is_some_and(|until| other.until.is_none_or(|its| until < its));
+        earlier && self.place.pool == other.place.pool
+    }
+
     fn owner(&self) -> Arc<Endpoint> {
         let made = || {
             Arc::new(Endpoint {
@@ -59,7 +70,7 @@ impl Held {
     }
 }
 
-/// All claims of the networks that this node is on. A pool and an address are one claim.
+/// All claims of the networks that this node is on. A pool and an address are one claim at a time.
 #[derive(Debug, Default)]
 pub struct Names {
     claims: HashMap<IpAddr, Vec<Held>>,
@@ -68,8 +79,8 @@ pub struct Names {
 }
 
 impl Names {
-    /// A claim appeared or changed; `vlan` is its network's.
-    pub fn put(&mut self, claim: &IPAllocationSpec, vlan: Option<VlanId>) {
+    /// A claim appeared or changed; `vlan` is its network's. Whoever had the address before had it until now.
+    pub fn put(&mut self, claim: &IPAllocationSpec, vlan: Option<VlanId>, now: SystemTime) {
         let owner = &claim.owner;
         let held = Held {
             place: self.place(Place {
@@ -85,12 +96,16 @@ impl Names {
             owner: OnceCell::new(),
         };
         let at_address = self.claims.entry(claim.address).or_default();
-        if let Some(before) = at_address.iter_mut().find(|held| held.place.pool == claim.pool) {
-            *before = held;
-        } else {
-            at_address.reserve_exact(1);
-            at_address.push(held);
+        let mut before = at_address.iter_mut().filter(|held| held.place.pool == claim.pool);
+        if let Some(before) = before.find(|held| held.until.is_none()) {
+            if before.is_of(&held) {
+                *before = held;
+                return;
+            }
+            before.until = Some(now);
         }
+        at_address.reserve_exact(1);
+        at_address.push(held);
     }
 
     fn place(&mut self, place: Place) -> Arc<Place> {
@@ -105,8 +120,8 @@ impl Names {
     /// A claim was given back.
     pub fn end(&mut self, claim: &IPAllocationSpec, at: SystemTime) {
         let mut held = self.claims.get_mut(&claim.address).into_iter().flatten();
-        if let Some(held) = held.find(|held| held.place.pool == claim.pool) {
-            held.until.get_or_insert(at);
+        if let Some(held) = held.find(|held| held.place.pool == claim.pool && held.until.is_none()) {
+            held.until = Some(at);
         }
     }
 
@@ -169,6 +184,9 @@ impl Names {
         let at_address = self.claims.get(&address)?.iter();
         let valid: Vec<&Held> =
             at_address.filter(|held| held.place.vlan == tap.vlan && held.covers(at)).collect();
+        // A pool gives an address to one at a time: of those that had it since, the first is meant.
+        let first = |held: &&Held| !valid.iter().any(|other| other.came_before(held));
+        let valid: Vec<&Held> = valid.iter().copied().filter(first).collect();
         let own: Vec<&&Held> = valid.iter().filter(|held| held.place.network == network).collect();
         match (own.as_slice(), valid.as_slice()) {
             ([one], _) => Some(one.owner()),
@@ -226,6 +244,10 @@ mod tests {
         }
     }
 
+    fn put(names: &mut Names, claim: &IPAllocationSpec, vlan: u16) {
+        names.put(claim, self::vlan(vlan), SystemTime::now());
+    }
+
     fn name(names: &Names, tap: &TapIdentity, at: SystemTime) -> Option<String> {
         names.peer(tap, Some(ADDRESS), Some([0; 6]), at).map(|peer| peer.name.clone())
     }
@@ -233,8 +255,8 @@ mod tests {
     #[test]
     fn equal_addresses_on_two_vlans_are_two_pods() {
         let mut names = Names::default();
-        names.put(&claim("a", "n/v100", "one"), vlan(100));
-        names.put(&claim("b", "n/v200", "two"), vlan(200));
+        put(&mut names, &claim("a", "n/v100", "one"), 100);
+        put(&mut names, &claim("b", "n/v200", "two"), 200);
         let now = SystemTime::now();
         assert_eq!(name(&names, &tap(100, "n/v100"), now).as_deref(), Some("one"));
         assert_eq!(name(&names, &tap(200, "n/v200"), now).as_deref(), Some("two"));
@@ -244,8 +266,8 @@ mod tests {
     #[test]
     fn of_two_claims_on_one_vlan_the_taps_own_network_counts_and_otherwise_nobody_is_guessed() {
         let mut names = Names::default();
-        names.put(&claim("a", "n/left", "one"), vlan(100));
-        names.put(&claim("b", "n/right", "two"), vlan(100));
+        put(&mut names, &claim("a", "n/left", "one"), 100);
+        put(&mut names, &claim("b", "n/right", "two"), 100);
         let now = SystemTime::now();
         assert_eq!(name(&names, &tap(100, "n/right"), now).as_deref(), Some("two"));
         assert_eq!(name(&names, &tap(100, "n/third"), now), None);
@@ -257,19 +279,37 @@ mod tests {
     fn a_freed_address_names_its_owner_for_flows_from_before_only() {
         let mut names = Names::default();
         let (now, freed) = (SystemTime::now(), SystemTime::now() - Duration::from_secs(60));
-        names.put(&claim("a", "n/v100", "old"), vlan(100));
+        put(&mut names, &claim("a", "n/v100", "old"), 100);
         names.end(&claim("a", "n/v100", "old"), freed);
-        names.put(&claim("b", "n/v100", "new"), vlan(100));
+        put(&mut names, &claim("b", "n/v100", "new"), 100);
         assert_eq!(name(&names, &tap(100, "n/v100"), now).as_deref(), Some("new"));
         names.forget(now + REMEMBER);
         assert_eq!(names.len(), 1);
     }
 
     #[test]
+    fn an_address_that_is_given_out_again_names_whoever_had_it_at_the_time() {
+        let mut names = Names::default();
+        let now = SystemTime::now();
+        let second = |count| now + Duration::from_secs(count);
+        let of = |owner| claim("a", "n/v100", owner);
+        put(&mut names, &of("one"), 100);
+        names.end(&of("one"), second(10));
+        names.put(&of("two"), vlan(100), second(11));
+        // The end of this one was missed.
+        names.put(&of("three"), vlan(100), second(20));
+        let at = |count| name(&names, &tap(100, "n/v100"), second(count));
+        let owners = [5, 10, 15, 20, 25].map(at);
+        assert_eq!(owners.each_ref().map(Option::as_deref), ["one", "one", "two", "two", "three"].map(Some));
+        names.forget(second(20) + REMEMBER);
+        assert_eq!(names.len(), 2, "two, which ended last, and three");
+    }
+
+    #[test]
     fn a_new_list_of_a_pool_ends_what_is_missing_in_it_and_nothing_of_another_pool() {
         let mut names = Names::default();
-        names.put(&claim("a", "n/v100", "one"), vlan(100));
-        names.put(&claim("b", "n/v200", "two"), vlan(200));
+        put(&mut names, &claim("a", "n/v100", "one"), 100);
+        put(&mut names, &claim("b", "n/v200", "two"), 200);
         let now = SystemTime::now();
         names.retain("a", &[ADDRESS].into(), now - REMEMBER * 2);
         names.forget(now);
@@ -286,12 +326,17 @@ mod tests {
         let mut names = Names::default();
         let now = SystemTime::now();
         for owner in ["one", "two"] {
-            names.put(&claim("a", "n/v100", owner), vlan(100));
-            assert_eq!(name(&names, &tap(100, "n/v100"), now).as_deref(), Some(owner));
+            put(&mut names, &claim("a", "n/v100", owner), 100);
+            assert_eq!(
+                name(&names, &tap(100, "n/v100"), now + Duration::from_secs(9)).as_deref(),
+                Some(owner)
+            );
         }
-        names.put(&claim("a", "n/v100", "two"), vlan(200));
-        assert_eq!(name(&names, &tap(100, "n/v100"), now), None);
-        assert_eq!(name(&names, &tap(200, "n/v100"), now).as_deref(), Some("two"));
+        put(&mut names, &claim("a", "n/v100", "two"), 200);
+        let later = now + Duration::from_secs(9);
+        assert_eq!(name(&names, &tap(100, "n/v100"), later), None);
+        assert_eq!(name(&names, &tap(200, "n/v100"), later).as_deref(), Some("two"));
+        names.forget(later + REMEMBER);
         assert_eq!(names.len(), 1);
     }
 
