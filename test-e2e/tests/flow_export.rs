@@ -16,16 +16,18 @@ use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use serde::Deserialize as _;
 use serde_json::{Value, json};
 use trunkline_agent::flows::export::{ExportConfig, ExporterCounts, Exporters};
-use trunkline_agent::flows::record::{EndReason, Endpoint, FlowRecord, Record, TapIdentity};
+use trunkline_agent::flows::record::{DnsRecord, EndReason, Endpoint, FlowRecord, Record, TapIdentity};
 use trunkline_e2e::debs::{self, Tree};
 use trunkline_e2e::netns::Netns;
 use trunkline_e2e::process::{self, Process};
 use trunkline_e2e::run::{self, Run};
 use trunkline_e2e::tools::{self, Tool};
 use trunkline_e2e::{suite, wait};
-use trunkline_ebpf::{Conversation, Direction, FlowKey, Slot, Tag, Totals};
+use trunkline_ebpf::{Conversation, Direction, DnsAnswer, FlowKey, Slot, Tag, Totals};
 
 const RECORDS: u32 = 600;
+/// Questions to name servers among them: they have neither packets nor bytes.
+const QUESTIONS: u32 = 40;
 const NFCAPD: u16 = 9995;
 const NFACCTD: u16 = 9996;
 const GOFLOW2: u16 = 9997;
@@ -75,6 +77,7 @@ impl Bench {
     /// The same by any exporters.
     fn export(&self, config: &Value, records: Vec<Arc<Record>>) -> Result<Vec<ExporterCounts>> {
         let config = ExportConfig::deserialize(config)?;
+        let offered = records.len() as u64;
         let sent = self.netns.enter(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(async {
@@ -93,9 +96,8 @@ impl Bench {
                 anyhow::Ok(exporters.counts())
             })
         })??;
-        let whole = |counts: &ExporterCounts| {
-            counts.sent == u64::from(RECORDS) && (counts.dropped, counts.errors) == (0, 0)
-        };
+        let whole =
+            |counts: &ExporterCounts| counts.sent == offered && (counts.dropped, counts.errors) == (0, 0);
         ensure!(sent.iter().all(whole), "not all was sent: {sent:?}");
         Ok(sent)
     }
@@ -119,6 +121,33 @@ fn all_read() -> Result<bool> {
 /// trip; bytes beyond 32 bits.
 fn records() -> Vec<Arc<Record>> {
     (0..RECORDS).map(|number| Arc::new(record(number).into())).collect()
+}
+
+/// The same, with questions among them.
+fn all_kinds() -> Vec<Arc<Record>> {
+    let mut records = records();
+    for number in 0..QUESTIONS {
+        records.insert(number as usize * 15, Arc::new(question(number).into()));
+    }
+    records
+}
+
+/// A question over either version of IP; every fourth got no answer.
+fn question(number: u32) -> DnsRecord {
+    let FlowRecord { tap, peer, end, .. } = record(number);
+    let (src, dst) = ends(number);
+    let conversation = Conversation::Ip { src, dst, protocol: 17, src_port: 50_000, dst_port: 53 };
+    let code = u8::try_from(number % 6).unwrap_or_default();
+    let answer = DnsAnswer { code, latency: Duration::from_micros(700) };
+    DnsRecord {
+        tap,
+        peer,
+        key: FlowKey::new(Slot(0), Direction::Sent, [None, None], conversation),
+        at: end,
+        id: u16::try_from(number).unwrap_or_default(),
+        asked: 1,
+        answer: (!number.is_multiple_of(4)).then_some(answer),
+    }
 }
 
 fn record(number: u32) -> FlowRecord {
@@ -168,18 +197,21 @@ fn record(number: u32) -> FlowRecord {
     }
 }
 
-fn conversation(number: u32) -> Conversation {
-    let v4 = number % 4 < 2;
+fn ends(number: u32) -> (IpAddr, IpAddr) {
     let address = |host: u8| -> IpAddr {
-        if v4 {
+        if number % 4 < 2 {
             Ipv4Addr::new(192, 0, 2, host).into()
         } else {
             Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, host.into()).into()
         }
     };
-    let (src, dst) = (address(1), address(2));
+    (address(1), address(2))
+}
+
+fn conversation(number: u32) -> Conversation {
+    let (src, dst) = ends(number);
     if number % 10 == 8 {
-        return Conversation::Icmp { src, dst, kind: if v4 { 8 } else { 128 }, code: 0 };
+        return Conversation::Icmp { src, dst, kind: if src.is_ipv4() { 8 } else { 128 }, code: 0 };
     }
     let src_port = u16::try_from(40_000 + number).unwrap_or(u16::MAX);
     Conversation::Ip { src, dst, protocol: 6, src_port, dst_port: 443 }
@@ -204,6 +236,11 @@ fn test(purpose: &str, body: impl FnOnce(&Bench) -> Result<()>) -> Result<()> {
 
 fn udp(port: u16) -> Value {
     json!([{"collector": format!("127.0.0.1:{port}")}])
+}
+
+/// A collector that wants questions, too.
+fn udp_with_questions(port: u16) -> Value {
+    json!([{"collector": format!("127.0.0.1:{port}"), "only": {"records": ["flow", "dns"]}}])
 }
 
 #[test]
@@ -245,7 +282,7 @@ fn nfacctd_sums_up_what_was_sent() -> Result<()> {
         let mut command = bench.tree.command_in(&bench.netns, "usr/sbin/nfacctd");
         command.arg("-f").arg(&config);
         let _nfacctd = bench.collector("nfacctd", command, NFACCTD)?;
-        bench.send(&udp(NFACCTD), records())?;
+        bench.send(&udp_with_questions(NFACCTD), all_kinds())?;
         let lines = summed("nfacctd", &out)?;
         let vlans_right = |line: &Value| {
             let ifindex = line["iface_in"].as_u64().max(line["iface_out"].as_u64()).unwrap_or_default();
@@ -264,7 +301,7 @@ fn goflow2_sums_up_what_was_sent() -> Result<()> {
         command.args(["-listen", &format!("netflow://127.0.0.1:{GOFLOW2}"), "-addr", "127.0.0.1:8080"]);
         command.args(["-format", "json", "-transport", "file", "-transport.file"]).arg(&out);
         let _goflow2 = bench.collector("goflow2", command, GOFLOW2)?;
-        bench.send(&udp(GOFLOW2), records())?;
+        bench.send(&udp_with_questions(GOFLOW2), all_kinds())?;
         let lines = summed("goflow2", &out)?;
         let right = |line: &Value| {
             let pair = |interface: &str, vlan: &str| (line[interface].as_u64(), line[vlan].as_u64());
@@ -312,7 +349,7 @@ fn tshark_finds_nothing_malformed_and_the_right_vlan_and_interface() -> Result<(
             dumpcap.check()?;
             Ok(process::tail(dumpcap.log(), 20).contains("File:").then_some(()))
         })?;
-        bench.send(&udp(TSHARK), records())?;
+        bench.send(&udp_with_questions(TSHARK), all_kinds())?;
         sink.join().map_err(|_| anyhow!("the sink panicked"))?;
         let tshark = |args: &[&str]| {
             process::output(bench.tree.command("usr/bin/tshark").arg("-r").arg(&capture).args(args))
@@ -332,13 +369,15 @@ fn tshark_finds_nothing_malformed_and_the_right_vlan_and_interface() -> Result<(
         dumpcap.stop(SOON);
         let complaints = tshark(&["-Y", "_ws.malformed || _ws.expert.severity >= 6291456"])?;
         ensure!(complaints.trim().is_empty(), "tshark complains: {complaints}");
-        for (interface, vlan) in
-            [("cflow.inputint", "cflow.vlanid"), ("cflow.outputint", "cflow.post_vlanid")]
-        {
+        // All questions were sent, half of the flows were.
+        for (interface, vlan, count) in [
+            ("cflow.inputint", "cflow.vlanid", RECORDS / 2),
+            ("cflow.outputint", "cflow.post_vlanid", RECORDS / 2 + QUESTIONS),
+        ] {
             let vlans: Vec<u64> = column(vlan)?.into_iter().map(|vlan| vlan + 1000).collect();
             let interfaces = column(interface)?;
             ensure!(
-                interfaces.len() == 300 && interfaces == vlans,
+                interfaces.len() == count as usize && interfaces == vlans,
                 "{interface} {interfaces:?}, {vlan} {vlans:?}"
             );
         }

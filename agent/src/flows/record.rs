@@ -126,6 +126,14 @@ pub struct DnsRecord {
     pub answer: Option<DnsAnswer>,
 }
 
+impl DnsRecord {
+    /// When it was asked first.
+    pub fn asked_at(&self) -> SystemTime {
+        let latency = self.answer.map_or(Duration::ZERO, |answer| answer.latency);
+        self.at.checked_sub(latency).unwrap_or(self.at)
+    }
+}
+
 impl Record {
     /// Where it was seen.
     pub fn tap(&self) -> &TapIdentity {

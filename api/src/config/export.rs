@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use only::{AddressRange, AnyOf, InvalidOnly, NetworkName, NetworkVlan, Only, Port};
+pub use only::{AddressRange, AnyOf, InvalidOnly, NetworkName, NetworkVlan, Only, Port, RecordKind};
 pub use otlp::{Headers, InvalidOtlp, OtlpConfig, OtlpEndpoint};
 
 /// The enterprise number that RFC 5612 sets aside for examples.

@@ -57,6 +57,10 @@ fn is_log(printed: &Printed) -> bool {
     printed.get("heading").is_some_and(|heading| heading.starts_with("LogRecord"))
 }
 
+fn is_event(printed: &Printed, name: &str) -> bool {
+    is_log(printed) && printed.get("EventName").is_some_and(|event| event == name)
+}
+
 fn number(record: &Printed, key: &str) -> Result<u64> {
     let value = record.get(key).and_then(|value| value.strip_prefix("Int(")?.strip_suffix(')'));
     value.and_then(|value| value.parse().ok()).with_context(|| format!("{key} in {record:?}"))
@@ -66,9 +70,10 @@ fn number(record: &Printed, key: &str) -> Result<u64> {
 fn an_opentelemetry_collector_sums_up_what_was_sent() -> Result<()> {
     test("flows-otelcol", |bench| {
         let otelcol = collector(bench)?;
-        bench.export(&otlp(&json!({})), records())?;
+        bench.export(&otlp(&json!({})), all_kinds())?;
         let logs = wait::until_blocking("the Collector has what was sent", SOON, || {
-            let logs: Vec<Printed> = printed(&otelcol)?.into_iter().filter(is_log).collect();
+            let logs = printed(&otelcol)?.into_iter().filter(|log| is_event(log, "trunkline.flow"));
+            let logs: Vec<Printed> = logs.collect();
             let mut got = (0, 0);
             for log in &logs {
                 got.0 += number(log, "trunkline.flow.packets")?;
@@ -83,6 +88,17 @@ fn an_opentelemetry_collector_sums_up_what_was_sent() -> Result<()> {
             let name = format!("Str(cart-{number})");
             let log = logs.iter().find(|log| log.get("k8s.pod.name") == Some(&name)).context(name)?;
             check(log, number)?;
+        }
+        let questions = wait::until_blocking("the Collector has the questions", SOON, || {
+            let questions = printed(&otelcol)?.into_iter().filter(|log| is_event(log, "trunkline.dns"));
+            let questions: Vec<Printed> = questions.collect();
+            Ok((questions.len() == QUESTIONS as usize).then_some(questions))
+        })?;
+        let unanswered = |log: &&Printed| log.get("trunkline.dns.unanswered").is_some();
+        ensure!(questions.iter().filter(unanswered).count() == QUESTIONS as usize / 4, "{questions:?}");
+        let answered = questions.iter().filter(|log| !unanswered(log));
+        for log in answered {
+            ensure!(number(log, "trunkline.dns.latency_nano")? == 700_000, "{log:?}");
         }
         let all = printed(&otelcol)?;
         let resource = all.iter().find(|record| !is_log(record)).context("no resource")?;

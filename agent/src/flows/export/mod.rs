@@ -28,7 +28,7 @@ use tracing::{Instrument as _, info_span};
 pub use queue::QUEUE_RECORDS;
 pub use trunkline_api::export::{
     EXAMPLE_ENTERPRISE, ExportConfig, HostPort, InvalidExport, IpfixConfig, JsonConfig, MessageBytes, Only,
-    OtlpConfig, Protocol, TemplateRefresh,
+    OtlpConfig, Protocol, RecordKind, TemplateRefresh,
 };
 
 use crate::flows::record::Record;
@@ -128,8 +128,9 @@ impl Exporters {
                 Protocol::Udp => ExporterKind::IpfixUdp,
                 Protocol::Tcp => ExporterKind::IpfixTcp,
             };
-            let only = collector.only.as_ref();
-            starter.add(kind, collector.collector.to_string(), only, |intake| {
+            // A collector of flows takes any record for one: questions are for those that ask for them.
+            let only = collector.only.clone().unwrap_or_default().or_records(RecordKind::Flow);
+            starter.add(kind, collector.collector.to_string(), Some(&only), |intake| {
                 Ok(ipfix::Collector::new(collector, observation_domain, node, Arc::clone(&intake.counts)))
             })?;
         }
@@ -244,7 +245,15 @@ mod tests {
     async fn flows_and_questions_share_a_queue_and_its_filters() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("flows.jsonl");
-        let config = json!({"json": {"path": path, "only": {"ports": [53]}}});
+        let silent = std::net::UdpSocket::bind(("127.0.0.1", 0)).unwrap();
+        let collector = format!("127.0.0.1:{}", silent.local_addr().unwrap().port());
+        let config = json!({
+            "ipfix": [
+                {"collector": collector, "only": {"ports": [53, 443]}},
+                {"collector": collector, "only": {"records": ["dns"]}},
+            ],
+            "json": {"path": path, "only": {"ports": [53]}},
+        });
         let config: ExportConfig = serde_json::from_value(config).unwrap();
         let exporters = Exporters::start(&config, 7, "node-1").unwrap();
         exporters.offer(&[
@@ -254,7 +263,8 @@ mod tests {
         ]);
         exporters.stop(Duration::from_secs(20)).await;
         let counts = exporters.counts();
-        assert_eq!((counts[0].sent, counts[0].skipped, counts[0].dropped), (2, 1, 0));
+        let counted = counts.iter().map(|counts| (counts.sent, counts.skipped, counts.dropped));
+        assert_eq!(counted.collect::<Vec<_>>(), [(1, 2, 0), (2, 1, 0), (2, 1, 0)]);
         let text = std::fs::read_to_string(path).unwrap();
         assert!(text.lines().all(|line| line.contains("\"type\":\"dns\"")), "{text}");
     }

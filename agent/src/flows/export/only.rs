@@ -2,7 +2,7 @@
 //!
 //! Pure. Judges as the filters of `trunkctl flows` do.
 
-use trunkline_api::export::{AddressRange, Only};
+use trunkline_api::export::{AddressRange, Only, RecordKind};
 use trunkline_ebpf::Conversation;
 
 use crate::flows::record::Record;
@@ -12,7 +12,11 @@ use crate::flows::view;
 ///
 /// A VLAN is the network's: an uplink, which has no network, is not an untagged one.
 pub(super) fn admits(only: &Only, record: &Record) -> bool {
-    let Only { networks, vlans, ports, addresses, protocols } = only;
+    let Only { networks, vlans, ports, addresses, protocols, records } = only;
+    let kind = match record {
+        Record::Flow(_) => RecordKind::Flow,
+        Record::Dns(_) => RecordKind::Dns,
+    };
     let (tap, conversation) = (record.tap(), record.key().conversation());
     let network = tap.network.as_deref();
     let protocol = view::protocol(&conversation);
@@ -24,6 +28,7 @@ pub(super) fn admits(only: &Only, record: &Record) -> bool {
         && ports.as_ref().is_none_or(|of| of.any(|port| has_port(&conversation, port.get())))
         && addresses.as_ref().is_none_or(|of| of.any(within))
         && protocols.as_ref().is_none_or(|of| of.any(|asked| *asked == protocol))
+        && records.as_ref().is_none_or(|of| of.any(|asked| *asked == kind))
 }
 
 /// No protocol without ports, and no later fragment, has another port than 0, which nobody can ask for.
@@ -102,6 +107,8 @@ mod tests {
             (json!({"protocols": ["icmp"]}), fragment(), true),
             (json!({"protocols": ["arp"]}), arp(), true),
             (json!({"protocols": ["0x88cc"]}), lldp(), true),
+            (json!({"records": ["flow"]}), tcp(), true),
+            (json!({"records": ["dns"]}), tcp(), false),
         ] {
             assert_eq!(admits(&only(lists.clone()), &sample.into()), admitted, "{lists}");
         }
@@ -114,6 +121,9 @@ mod tests {
             (json!({"vlans": [100], "addresses": ["192.0.2.53"]}), true),
             (json!({"protocols": ["tcp"]}), false),
             (json!({"ports": [443]}), false),
+            (json!({"records": ["flow", "dns"]}), true),
+            (json!({"records": ["dns"]}), true),
+            (json!({"records": ["flow"]}), false),
         ] {
             for sample in [answered(), unanswered()] {
                 assert_eq!(admits(&only(lists.clone()), &sample.into()), admitted, "{lists}");

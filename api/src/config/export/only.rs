@@ -32,6 +32,27 @@ pub struct Only {
     /// The protocol.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub protocols: Option<AnyOf<FlowProtocol>>,
+    /// What it is a record of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub records: Option<AnyOf<RecordKind>>,
+}
+
+impl Only {
+    /// The same, with records of this kind alone where nothing is said about it.
+    #[must_use]
+    pub fn or_records(self, kind: RecordKind) -> Self {
+        Self { records: self.records.or_else(|| Some(AnyOf(vec![kind]))), ..self }
+    }
+}
+
+/// What an exporter is offered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RecordKind {
+    /// `flow`.
+    Flow,
+    /// `dns`: a question to a name server.
+    Dns,
 }
 
 /// One or more.
@@ -239,6 +260,7 @@ mod tests {
             ("protocols", json!([256]), "256 is no protocol"),
             ("protocols", json!([-1]), "-1 is no protocol"),
             ("protocols", json!([true]), "expected a protocol's name or number"),
+            ("records", json!(["flows"]), "unknown variant `flows`, expected `flow` or `dns`"),
             ("pods", json!(["a/b"]), "unknown field `pods`"),
         ] {
             let refused = read(json!({ key: value })).unwrap_err();
@@ -250,10 +272,17 @@ mod tests {
     fn a_list_may_be_left_out_but_not_empty() {
         assert_eq!(read(json!({})), Ok(Only::default()));
         assert_eq!(read(json!({"networks": null})), Ok(Only::default()));
-        for key in ["networks", "vlans", "ports", "addresses", "protocols"] {
+        for key in ["networks", "vlans", "ports", "addresses", "protocols", "records"] {
             let refused = read(json!({ key: [] })).unwrap_err();
             assert!(refused.contains("the list is empty and would admit nothing"), "{key}: {refused}");
         }
+    }
+
+    #[test]
+    fn what_is_said_of_records_is_not_overridden() {
+        let of = |value| read(value).unwrap().or_records(RecordKind::Flow);
+        assert_eq!(of(json!({})), read(json!({"records": ["flow"]})).unwrap());
+        assert_eq!(of(json!({"records": ["dns"]})), read(json!({"records": ["dns"]})).unwrap());
     }
 
     #[test]
@@ -270,6 +299,7 @@ mod tests {
         let text = json!({
             "networks": ["shop/vlan100"], "vlans": [0, 100], "ports": [443],
             "addresses": ["10.0.0.0/8", "2001:db8::1"], "protocols": ["tcp", "89", "0x88cc"],
+            "records": ["flow", "dns"],
         });
         assert_eq!(serde_json::to_value(read(text.clone()).unwrap()).unwrap(), text);
     }

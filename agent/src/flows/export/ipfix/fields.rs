@@ -12,14 +12,25 @@ use trunkline_ebpf::{Conversation, Tag};
 use super::element::{DataType, Element, Semantics, Source, Units, Value};
 use crate::flows::record::{DnsRecord, Endpoint, FlowRecord, Record};
 
+/// From when: of a question, when it was asked first.
+const START: Element = iana(152, "flowStartMilliseconds", DataType::DateTimeMilliseconds, |s| {
+    millis(match s.record {
+        Record::Flow(flow) => flow.start,
+        Record::Dns(query) => query.asked_at(),
+    })
+});
+/// Until when: of a question, when it was answered.
+const END: Element = iana(153, "flowEndMilliseconds", DataType::DateTimeMilliseconds, |s| {
+    millis(match s.record {
+        Record::Flow(flow) => flow.end,
+        Record::Dns(query) => query.at,
+    })
+});
+
 /// When and how much: in every record of a flow.
 pub(super) const MEASURES: [Element; 7] = [
-    iana(152, "flowStartMilliseconds", DataType::DateTimeMilliseconds, |s| {
-        millis(s.record.flow().map(|flow| flow.start))
-    }),
-    iana(153, "flowEndMilliseconds", DataType::DateTimeMilliseconds, |s| {
-        millis(s.record.flow().map(|flow| flow.end))
-    }),
+    START,
+    END,
     iana(1, "octetDeltaCount", DataType::Unsigned64, |s| Value::U64(of_flow(s, |flow| flow.totals.bytes))),
     iana(2, "packetDeltaCount", DataType::Unsigned64, |s| Value::U64(of_flow(s, |flow| flow.totals.packets))),
     counter(1001, "socketBufferOctetDeltaCount", Units::Octets, |s| {
@@ -48,10 +59,9 @@ pub(super) const CIRCUMSTANCES: [Element; 5] = [
 ];
 
 /// A question to a name server and its answer.
-pub(super) const DNS: [Element; 4] = [
-    iana(323, "observationTimeMilliseconds", DataType::DateTimeMilliseconds, |s| {
-        millis(s.record.dns().map(|query| query.at))
-    }),
+pub(super) const DNS: [Element; 5] = [
+    START,
+    END,
     identifier(1019, "dnsQueryId", DataType::Unsigned16, |s| Value::U16(of_dns(s, |query| query.id))),
     identifier(1020, "dnsResponseCode", DataType::Unsigned8, |s| {
         Value::U8(of_dns(s, |query| query.answer.map_or(NO_ANSWER, |answer| answer.code)))
@@ -205,9 +215,8 @@ fn peer<'a>(source: &Source<'a>, part: fn(&Endpoint) -> &str) -> Value<'a> {
 }
 
 /// Milliseconds since 1970; 0 for what was before.
-fn millis(time: Option<SystemTime>) -> Value<'static> {
-    let since =
-        time.unwrap_or(SystemTime::UNIX_EPOCH).duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+fn millis(time: SystemTime) -> Value<'static> {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     Value::U64(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
