@@ -330,7 +330,7 @@ fn a_switch_that_cannot_keep_up_is_seen_by_what_it_lost() -> Result<()> {
 
 #[test]
 fn an_agent_that_starts_amid_traffic_sees_no_loss_where_there_is_none() -> Result<()> {
-    const FRAMES: u64 = 8_000;
+    const FRAMES: u64 = 3_000;
     SUITE.test(async |cluster| {
         let one = cluster.run_pod(1, &PodSpec::with_networks("one", "net-a")).await?;
         let node = cluster.node(1);
@@ -344,7 +344,7 @@ fn an_agent_that_starts_amid_traffic_sees_no_loss_where_there_is_none() -> Resul
             "--count",
             &count,
             "--interval-us",
-            "1000",
+            "4000",
             "--to",
             "02:aa:00:00:00:00",
             "--spread",
