@@ -38,7 +38,7 @@ pub const KERNEL_DATAPATH: &[&str] = &[
     "datapath::conversations_outlive_vswitchd_on_the_kernels_datapath_only",
     "datapath::packets_take_the_datapath_that_was_asked_for_and_offloads_follow_it",
     "flows::a_transfer_is_counted_exactly_on_both_nodes_and_names_both_pods",
-    "flows::a_switch_that_cannot_keep_up_is_seen_by_what_it_lost",
+    "flows::what_a_switch_that_cannot_keep_up_loses_is_seen",
     "flows::an_agent_that_starts_amid_traffic_sees_no_loss_where_there_is_none",
     "flows::equal_addresses_on_two_vlans_are_two_flows_of_two_pods",
     "isolation::injected_tags_arrive_nowhere_else",

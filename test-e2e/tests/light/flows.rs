@@ -23,8 +23,10 @@ static SUITE: Suite = Suite::new("flows", options, setup);
 /// Long enough for an interval of the agent's and a look of ours.
 const SOON: Duration = Duration::from_secs(30);
 
-/// Read every second; records also go into the node's state folder; one network is sampled.
-const MORE: &str = "flows: {intervalSeconds: 1, export: {json: {path: /var/lib/trunkline/flows.jsonl}}, \
+/// Read every second, and shown for a minute: an emulated machine may need as long to look. Records also go into the
+/// node's state folder; one network is sampled.
+const MORE: &str = "flows: {intervalSeconds: 1, idleTimeoutSeconds: 60, \
+    export: {json: {path: /var/lib/trunkline/flows.jsonl}}, \
     sampling: [{network: default/net-s, oneIn: 10}]}\n";
 
 fn options() -> LightOptions {
@@ -283,7 +285,7 @@ fn metric(pod: &RunningPod, name: &str, direction: &str) -> Result<u64> {
 }
 
 #[test]
-fn a_switch_that_cannot_keep_up_is_seen_by_what_it_lost() -> Result<()> {
+fn what_a_switch_that_cannot_keep_up_loses_is_seen() -> Result<()> {
     const FRAMES: u64 = 20_000;
     SUITE.test(async |cluster| {
         let one = cluster.run_pod(1, &PodSpec::with_networks("one", "net-a")).await?;
