@@ -23,16 +23,21 @@ static SUITE: Suite = Suite::new("flows", options, setup);
 /// Long enough for an interval of the agent's and a look of ours.
 const SOON: Duration = Duration::from_secs(30);
 
-/// Read every second, and shown for a minute: an emulated machine may need as long to look. Records also go into the
-/// node's state folder; one network is sampled.
-const MORE: &str = "flows: {intervalSeconds: 1, idleTimeoutSeconds: 60, \
-    export: {json: {path: /var/lib/trunkline/flows.jsonl}}, \
-    sampling: [{network: default/net-s, oneIn: 10}]}\n";
+/// Read every second; flows are shown for as long as the machine may need to look. Records also go into the node's state
+/// folder; one network is sampled.
+fn more() -> String {
+    let idle = 15 * wait::patience().min(4);
+    format!(
+        "flows: {{intervalSeconds: 1, idleTimeoutSeconds: {idle}, \
+         export: {{json: {{path: /var/lib/trunkline/flows.jsonl}}}}, \
+         sampling: [{{network: default/net-s, oneIn: 10}}]}}\n"
+    )
+}
 
 fn options() -> LightOptions {
     let mut options = LightOptions::nodes(2);
     for node in &mut options.nodes {
-        MORE.clone_into(&mut node.more);
+        node.more = more();
     }
     options
 }
@@ -250,7 +255,7 @@ fn another_memory_budget_takes_the_taps_over_with_what_they_held() -> Result<()>
             }
             let bulk = transfer(cluster, &one, &two, &target)?;
             node.reconfigure(|options| {
-                options.more = MORE.replace("intervalSeconds", &format!("{budget}intervalSeconds"));
+                options.more = more().replace("intervalSeconds", &format!("{budget}intervalSeconds"));
             })?;
             node.start_agent(cluster.plane())?;
             node.wait_agent_ready().await?;
@@ -288,7 +293,8 @@ fn metric(pod: &RunningPod, name: &str, direction: &str) -> Result<u64> {
 fn what_a_switch_that_cannot_keep_up_loses_is_seen() -> Result<()> {
     const FRAMES: u64 = 20_000;
     SUITE.test(async |cluster| {
-        let one = cluster.run_pod(1, &PodSpec::with_networks("one", "net-a")).await?;
+        // Of a name that no other test has: counters of a pod that has just gone are printed for a while.
+        let one = cluster.run_pod(1, &PodSpec::with_networks("busy", "net-a")).await?;
         let inject = |count: u64| {
             let count = count.to_string();
             let to = ["--to", "02:aa:00:00:00:00", "--spread", "--interval-us", "0"];
