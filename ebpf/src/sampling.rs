@@ -3,7 +3,7 @@
 //! Owns `tl_sampling`. A rate belongs to an epoch, and is written before that epoch begins: all flows of a closed epoch
 //! are scaled by the rate that they were looked at with, also by a process that did not set it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::path::Path;
 
 use aya::maps::{Array, Map, MapData};
@@ -48,15 +48,11 @@ impl Sampling {
         Ok(self.held.iter().any(|rate| *rate > 1))
     }
 
-    /// The rate that a slot's flows of this parity were looked at with.
-    pub(crate) fn one_in(&self, slot: Slot, parity: u32) -> u32 {
-        self.held.get(index(slot, parity)).copied().unwrap_or(0).max(1)
-    }
-
-    /// Slots that are sampled in epochs of this parity.
-    pub(crate) fn sampled(&self, parity: u32) -> HashSet<Slot> {
+    /// The rates that flows of this parity were looked at with; slots that are not here are not sampled.
+    pub(crate) fn rates(&self, parity: u32) -> HashMap<Slot, u32> {
         let rates = self.held.iter().enumerate().skip(parity as usize & 1).step_by(2);
-        rates.filter(|(_, rate)| **rate > 1).filter_map(|(at, _)| slot_at(at)).collect()
+        let sampled = rates.filter(|(_, rate)| **rate > 1);
+        sampled.filter_map(|(at, rate)| Some((slot_at(at)?, *rate))).collect()
     }
 
     /// A freed slot is nobody's: whoever has it next is not sampled before it is said.

@@ -201,14 +201,6 @@ impl FlowRecord {
 }
 
 impl DnsRecord {
-    /// `sent`: the tap's pod asked; `received`: it was asked.
-    pub fn direction(&self) -> &'static str {
-        match self.key.direction() {
-            Direction::Sent => "sent",
-            Direction::Received => "received",
-        }
-    }
-
     /// The name of the answer's code; `none` where there was no answer.
     pub fn code(&self) -> Cow<'static, str> {
         self.answer.map_or(Cow::Borrowed("none"), |answer| code_name(answer.code))

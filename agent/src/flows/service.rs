@@ -341,10 +341,7 @@ fn tap_labels(tap: &TapIdentity, direction: Direction) -> TapLabels {
         interface: tap.interface.clone(),
         network: tap.network.clone().unwrap_or_default(),
         vlan: tap.vlan.map_or(0, u16::from),
-        direction: match direction {
-            Direction::Received => "received",
-            Direction::Sent => "sent",
-        },
+        direction: direction.name(),
     }
 }
 

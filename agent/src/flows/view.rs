@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use trunkline_api::FlowProtocol;
-use trunkline_ebpf::{Conversation, Direction, FlowKey, Tag};
+use trunkline_ebpf::{Conversation, FlowKey, Tag};
 
 use super::record::{Endpoint, TapIdentity, code_name};
 use super::table::{DnsSummary, LiveFlow};
@@ -121,17 +121,13 @@ pub(super) fn row(
     interval: Duration,
     wall: impl Fn(u64) -> u64,
 ) -> FlowRow {
-    let direction = match key.direction() {
-        Direction::Sent => "sent",
-        Direction::Received => "received",
-    };
     let pod = |endpoint: &Endpoint| format!("{}/{}", endpoint.namespace, endpoint.name);
     let rate = |bytes: u64| {
         let millis = u64::try_from(interval.as_millis()).unwrap_or(u64::MAX).max(1);
         bytes.saturating_mul(1000) / millis
     };
     let mut row = FlowRow {
-        direction: direction.to_owned(),
+        direction: key.direction().name().to_owned(),
         pod: tap.pod.as_ref().map(pod).unwrap_or_default(),
         interface: tap.interface.clone(),
         netns: tap.netns.clone().unwrap_or_default(),

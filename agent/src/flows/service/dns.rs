@@ -96,7 +96,7 @@ fn labels(record: &DnsRecord) -> Option<DnsLabels> {
     Some(DnsLabels {
         network: tap.network.clone()?,
         vlan: tap.vlan.map_or(0, u16::from),
-        direction: record.direction(),
+        direction: record.key.direction().name(),
     })
 }
 

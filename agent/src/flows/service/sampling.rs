@@ -34,6 +34,9 @@ impl Inner {
 
     /// Says once which networks are to be sampled and are none, when it is known which there are.
     pub(super) fn warn_of_strange_networks(&self) {
+        if self.networks_compared.is_completed() {
+            return;
+        }
         let strange = |network: &&str| {
             let (namespace, name) = network.split_once('/')?;
             self.options.objects.has_nad(namespace, name).map(|known| !known)

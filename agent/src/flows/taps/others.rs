@@ -136,8 +136,8 @@ impl Taps {
             known.others.instances.insert(name, wish.instance);
             if let Some(held) = known.taps.get(&slot).cloned() {
                 identity.since = held.since;
-                let names = |tap: &TapIdentity| (tap.device.clone(), tap.netns.clone(), tap.pod.clone());
-                if names(&held) != names(&identity) {
+                let TapIdentity { device, netns, pod, .. } = &identity;
+                if (&held.device, &held.netns, &held.pod) != (device, netns, pod) {
                     changes.renamed.push(held);
                 }
             }

@@ -177,7 +177,7 @@ impl<'a> Place<'a> {
     fn of(record: &'a Record) -> Self {
         let (tap, key) = (record.tap(), record.key());
         Self {
-            direction: if record.sent() { "sent" } else { "received" },
+            direction: key.direction().name(),
             device: &tap.device,
             ifindex: tap.ifindex,
             interface: &tap.interface,
