@@ -35,6 +35,14 @@ impl Direction {
     pub(crate) fn of(raw: u8) -> Self {
         if raw == 0 { Self::Received } else { Self::Sent }
     }
+
+    /// A word for labels, tables and records: `received` or `sent`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Received => "received",
+            Self::Sent => "sent",
+        }
+    }
 }
 
 /// A VLAN tag as it was on the wire (IEEE 802.1Q 9.3), wherever the kernel kept it.
@@ -351,7 +359,8 @@ pub struct FlowTotals {
 }
 
 impl FlowTotals {
-    pub(crate) fn of(raw: &RawValue) -> Self {
+    /// `tick`: nanoseconds of one of the kernel's ticks.
+    pub(crate) fn of(raw: &RawValue, tick: u64) -> Self {
         Self {
             totals: Totals {
                 skbs: raw.skbs,
@@ -360,7 +369,7 @@ impl FlowTotals {
                 bytes: raw.wire_bytes,
             },
             first: raw.first,
-            last: raw.last,
+            last: raw.first.saturating_add(u64::from(raw.lasted) * tick),
             rtt: (raw.rtt != 0).then_some(raw.rtt),
             tcp_flags: raw.tcp_flags,
             tos: raw.tos,
@@ -373,7 +382,7 @@ impl FlowTotals {
 
     /// What one frame in so many stands for.
     pub(crate) fn scaled(self, one_in: u32) -> Self {
-        Self { totals: self.totals.times(one_in.max(1)), one_in: one_in.max(1), ..self }
+        Self { totals: self.totals.times(one_in), one_in, ..self }
     }
 
     /// Takes in what another processor, or a later epoch, counted of the same flow.

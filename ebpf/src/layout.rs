@@ -80,7 +80,8 @@ pub(crate) struct RawValue {
     pub(crate) packets: u64,
     pub(crate) wire_bytes: u64,
     pub(crate) first: u64,
-    pub(crate) last: u64,
+    pub(crate) born: u32,
+    pub(crate) lasted: u32,
     pub(crate) rtt: u32,
     pub(crate) tcp_flags: u16,
     pub(crate) tos: u8,
@@ -217,8 +218,8 @@ mod tests {
             (
                 "flow_value",
                 layout!(
-                    RawValue, skbs, bytes, packets, wire_bytes, first, last, rtt, tcp_flags, tos, seen,
-                    src_mac, dst_mac, pad
+                    RawValue, skbs, bytes, packets, wire_bytes, first, born, lasted, rtt, tcp_flags, tos,
+                    seen, src_mac, dst_mac, pad
                 ),
             ),
             (
@@ -302,7 +303,7 @@ mod tests {
         // aya::Pod says that any byte of it may be read.
         let fields = |sizes: &[usize]| sizes.iter().sum::<usize>();
         assert_eq!(size_of::<RawKey>(), fields(&[16, 16, 2, 2, 2, 2, 2, 2, 1, 1, 1, 1]));
-        assert_eq!(size_of::<RawValue>(), fields(&[8, 8, 8, 8, 8, 8, 4, 2, 1, 1, 6, 6, 4]));
+        assert_eq!(size_of::<RawValue>(), fields(&[8, 8, 8, 8, 8, 4, 4, 4, 2, 1, 1, 6, 6, 4]));
         assert_eq!(size_of::<RawCounters>(), 8 * 8);
         assert_eq!(size_of::<RawDnsKey>(), fields(&[16, 16, 2, 2, 2, 2, 2, 2, 1, 1, 1, 1]));
         assert_eq!(size_of::<RawDnsAnswer>(), fields(&[size_of::<RawKey>(), 8, 8, 4, 2, 2]));

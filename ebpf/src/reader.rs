@@ -36,6 +36,8 @@ pub struct Reader {
     flows: [MapData; 2],
     front: MapData,
     places: u32,
+    /// Nanoseconds of one of the kernel's ticks: programs count these.
+    tick: u64,
     barrier: Barrier,
     taps: u16,
     interrupted: bool,
@@ -63,6 +65,7 @@ impl Reader {
             flows: [pinned("tl_flows_0")?, pinned("tl_flows_1")?],
             front: pinned("tl_front")?,
             places: capacity.places,
+            tick: sys::tick(),
             barrier: Barrier::new().map_err(call_error("make", "tl_barrier"))?,
             taps: capacity.taps,
             interrupted: false,
@@ -134,11 +137,10 @@ impl Reader {
         let front: Vec<RawFront> =
             sys::read_part(self.front.fd().as_fd(), self.front_of(parity), self.places)
                 .map_err(call_error("read", "tl_front"))?;
-        let sampled = self.sampling.sampled(parity);
+        let (rates, tick) = (self.sampling.rates(parity), self.tick);
         let flow = |key: &RawKey, value: &RawValue| {
-            let totals = FlowTotals::of(value);
-            let one_in = if sampled.is_empty() { 1 } else { self.sampling.one_in(Slot(key.tap), parity) };
-            (FlowKey::of(*key), if one_in > 1 { totals.scaled(one_in) } else { totals })
+            let one_in = rates.get(&Slot(key.tap)).copied().unwrap_or(1);
+            (FlowKey::of(*key), FlowTotals::of(value, tick).scaled(one_in))
         };
         let used = front.iter().filter(|place| place.value.skbs > 0);
         let mut flows: Vec<_> = used.map(|place| flow(&place.key, &place.value)).collect();
@@ -149,7 +151,7 @@ impl Reader {
         });
         let taps = taps.collect();
         let control = RawControl { clearing: parity + 1, ..self.control()? };
-        self.control.set(0, control, 0).map_err(map_error("tl_control"))?;
+        self.set_control(control)?;
         let map = self.flows[parity as usize].fd().as_fd();
         let taken = sys::take_each(map, |key: &RawKey, value: &RawValue| {
             flows.push(flow(key, value));
@@ -162,6 +164,7 @@ impl Reader {
         self.clear_front(parity)?;
         let entries = flows.len();
         self.last = counted;
+        let sampled = rates.into_keys().collect();
         Ok(ClosedEpoch { epoch, flows, taps, entries, sampled })
     }
 

@@ -460,6 +460,13 @@ pub(crate) fn monotonic() -> u64 {
     now.map_or(0, |now| u64::try_from(now.as_nanos()).unwrap_or(u64::MAX))
 }
 
+/// One of the kernel's ticks (`TICK_NSEC`), nanoseconds: the coarse clocks' resolution (`kernel/time/posix-timers.c`).
+pub(crate) fn tick() -> u64 {
+    let tick =
+        nix::time::clock_getres(nix::time::ClockId::CLOCK_MONOTONIC_COARSE).map(std::time::Duration::from);
+    tick.map_or(0, |tick| u64::try_from(tick.as_nanos()).unwrap_or(0))
+}
+
 /// Processors that the kernel may ever use: maps that are kept per processor have a value for each.
 pub fn possible_processors() -> u32 {
     aya::util::nr_cpus().ok().and_then(|count| u32::try_from(count).ok()).unwrap_or(1)

@@ -51,7 +51,8 @@ struct flow_value {
 	__u64 packets;      /* on the wire: GSO segments */
 	__u64 wire_bytes;   /* Ethernet headers and tags included, frame check sequence not */
 	__u64 first;        /* CLOCK_MONOTONIC_COARSE, nanoseconds */
-	__u64 last;
+	__u32 born;         /* likewise, the low half of the kernel's count of ticks (jiffies): read without a call */
+	__u32 lasted;       /* ticks from then to the last packet */
 	__u32 rtt;          /* nanoseconds; 0: none measured */
 	__u16 tcp_flags;    /* OR; the low 12 bits of bytes 12 and 13 of the header */
 	__u8 tos;           /* of the first packet */

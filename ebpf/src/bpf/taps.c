@@ -315,7 +315,7 @@ static __always_inline int observe(struct __sk_buff *skb, __u32 leaving_device)
 	struct tap_counters *counters;
 	struct control *control;
 	__u32 zero = 0, sampled = 0, passed_over = 0, flags, parity, index, length, segments, wire, *rate;
-	__u64 now;
+	__u32 now;
 
 	if (own_slot) {
 		key.tap = own_slot - 1;
@@ -376,7 +376,7 @@ static __always_inline int observe(struct __sk_buff *skb, __u32 leaving_device)
 	/* What is measured between two packets needs both. */
 	if (!sampled && of_name_service(&key, control->dns_port))
 		name_service(skb, &key, about.headers, about.end, control->dns_port);
-	now = bpf_ktime_get_coarse_ns();
+	now = bpf_jiffies64();
 	/* Forgotten: or the verifier would follow every key on its own. */
 	index = forgotten(front_place(&key) + (parity ? front_mask + 1 : 0));
 	front = bpf_map_lookup_elem(&tl_front, &index);
@@ -391,7 +391,7 @@ static __always_inline int observe(struct __sk_buff *skb, __u32 leaving_device)
 		flow->bytes += length;
 		flow->packets += segments;
 		flow->wire_bytes += wire;
-		flow->last = now;
+		flow->lasted = now - flow->born;
 		flow->seen |= about.seen;
 		if (about.tcp_flags) {
 			if (!sampled && of_handshake(key.direction, about.tcp_flags, flow->tcp_flags)) {
@@ -410,8 +410,8 @@ static __always_inline int observe(struct __sk_buff *skb, __u32 leaving_device)
 		.bytes = length,
 		.packets = segments,
 		.wire_bytes = wire,
-		.first = now,
-		.last = now,
+		.first = bpf_ktime_get_coarse_ns(),
+		.born = now,
 		.tcp_flags = about.tcp_flags,
 		.tos = about.tos,
 		.seen = about.seen,

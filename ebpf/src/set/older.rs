@@ -227,12 +227,12 @@ impl Older {
         parity: u32,
         rates: &HashMap<Slot, u32>,
     ) -> Result<ClosedEpoch, TapError> {
-        let mut taken = Vec::new();
+        let (mut taken, tick) = (Vec::new(), sys::tick());
         let mut take = |mut key: RawKey, value: &RawValue| {
             let Some(slot) = self.slots.get(&key.tap) else { return };
             key.tap = slot.0;
             let one_in = rates.get(slot).copied().unwrap_or(1);
-            taken.push((FlowKey::of(key), FlowTotals::of(value).scaled(one_in)));
+            taken.push((FlowKey::of(key), FlowTotals::of(value, tick).scaled(one_in)));
         };
         flows
             .for_each(|key: RawKey, values: &[RawValue]| values.iter().for_each(|value| take(key, value)))?;

@@ -7,7 +7,7 @@ use std::net::{TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use trunkline_ebpf::{ClosedEpoch, Conversation, Direction, FlowTotals, Slot, Tap};
+use trunkline_ebpf::{ClosedEpoch, Conversation, Direction, FlowTotals, Reader, Slot, Tap};
 
 use crate::frames::{Ipv4, Ipv6, ethertype, protocol, tagged, tcp};
 use crate::namespace::Namespace;
@@ -71,6 +71,27 @@ fn the_round_trip_is_the_pause_between_question_and_answer() {
                 assert!((least..=most).contains(&rtt), "the pod {name}: {rtt} is not in {least}..={most}");
             }
         }
+    }
+}
+
+#[test]
+fn a_flow_lasts_from_its_first_packet_to_its_last() {
+    let mut rig = Rig::new(1024);
+    rig.set.register(&tap("run", "lo", 1)).expect("a slot");
+    let tick =
+        nix::time::clock_getres(nix::time::ClockId::CLOCK_MONOTONIC_COARSE).expect("the tick's length");
+    // Both ends are as coarse as a tick, which may come late.
+    let slack = 4 * Duration::from(tick).as_nanos();
+    for _ in 0..2 {
+        let asked = Reader::now();
+        let of = |direction, flags| (direction, segment(4, None, direction, 5000, flags));
+        let (least, most) = exchange(&mut rig, &[of(Direction::Sent, ACK), of(Direction::Sent, ACK)]);
+        let closed = rig.drain();
+        let [(_, flow)] = closed.flows.as_slice() else { panic!("{closed:?}") };
+        let lasted = u128::from(flow.last - flow.first);
+        assert!(lasted + slack >= least && lasted <= most + slack, "{lasted} is not in {least}..={most}");
+        let (begin, end) = (u128::from(asked), u128::from(Reader::now()));
+        assert!(u128::from(flow.first) + slack >= begin && u128::from(flow.last) <= end + slack, "{flow:?}");
     }
 }
 
