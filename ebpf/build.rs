@@ -33,16 +33,9 @@ const ANOTHER_LAYOUT: [Change; 3] = [
     ),
 ];
 
-/// Every flow finds its place in the front table taken by another, without looking: for measurements.
-const NO_FRONT_TABLE: [Change; 3] = [
-    ("taps.c", "\tindex = forgotten(", "\tif (0)\n\t\tindex = forgotten("),
-    (
-        "taps.c",
-        "\tfront = bpf_map_lookup_elem(&tl_front, &index);\n",
-        "\tstruct front taken;\n\n\ttaken.value.skbs = 1;\n\tfront = &taken;\n",
-    ),
-    ("taps.c", "same_key(&front->key, &key)", "(0 && same_key(&front->key, &key))"),
-];
+/// Processors have no front table: for measurements.
+const NO_FRONT_TABLE: [Change; 1] =
+    [("taps.c", "\tfront = bpf_map_lookup_elem(&tl_front, &index);\n", "\tfront = (struct front *)0;\n")];
 
 /// A flow has a value for each processor, and the same key on all of them: for measurements.
 const PER_CPU_HASH: [Change; 2] = [

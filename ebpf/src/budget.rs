@@ -3,14 +3,17 @@
 //! Pure arithmetic over the kernel's own sizes (`kernel/bpf/hashtab.c`, `kernel/bpf/arraymap.c`), so that what is
 //! printed at start is what the maps take, and memory does not grow with the processors' number but for counters.
 
+use crate::flow::{FlowKey, FlowTotals};
 use crate::layout::{NEAR, RawCounters, RawDnsKey, RawDnsQuestion, RawFront, RawKey, RawValue};
 
 /// `struct htab_elem` before the key: list node, LRU node, hash.
 const HASH_ELEMENT: u64 = 48;
 /// `struct bucket`.
 const BUCKET: u64 = 16;
-/// A flow in the reader's table: key, totals, name, bookkeeping, and the table's own slack.
-const TABLE_ENTRY: u64 = 320;
+/// A flow in the agent's table, bytes: key, totals, bookkeeping, a hash, and up to 2.3 places of nine bytes in its index.
+pub const TABLE_ENTRY: u64 = 264;
+/// A flow as an epoch's reading hands it on.
+const READ_ENTRY: u64 = size_of::<(FlowKey, FlowTotals)>() as u64;
 /// Handshakes under way that are remembered.
 pub(crate) const HANDSHAKES: u32 = 8192;
 const HANDSHAKE: u64 = HASH_ELEMENT + 48 + 8 + BUCKET;
@@ -20,10 +23,10 @@ const DNS_QUESTION: u64 =
     HASH_ELEMENT + (size_of::<RawDnsKey>() + size_of::<RawDnsQuestion>()) as u64 + BUCKET;
 /// Bytes of answers that wait for the reader; a power of two, and whole pages wherever a page is.
 pub(crate) const DNS_ANSWERS: u32 = 128 << 10;
-/// Most places of a processor's front table, and the part of the budget that all of them may take: 1/8.
-const MOST_PLACES: u32 = 4096;
+/// Most places of a processor's front table, and the part that all of them may take of what is left beside the rest: 1/3.
+const MOST_PLACES: u32 = 32_768;
 const FEWEST_PLACES: u32 = 16;
-const FRONT_PART: u64 = 8;
+const FRONT_PART: u64 = 3;
 /// Fewer flows than this are of no use to anybody.
 const FEWEST_FLOWS: u64 = 1024;
 
@@ -49,7 +52,7 @@ pub struct Capacity {
     pub taps: u16,
     /// Bytes of all maps, filled or not: they are allocated ahead.
     pub map_bytes: u64,
-    /// Bytes that the reader's table may take.
+    /// Bytes that the agent's table, and an epoch that it takes in, may take.
     pub table_bytes: u64,
 }
 
@@ -71,15 +74,17 @@ pub struct BudgetError {
 impl Budget {
     /// The most flows that fit.
     pub fn capacity(self) -> Result<Capacity, BudgetError> {
-        let fixed = self.fixed();
-        let room = self.bytes.saturating_sub(fixed);
+        let room = self.bytes.saturating_sub(self.fixed());
         // Buckets are a power of two, so the answer is found from above.
-        let mut flows = room / (2 * element() + TABLE_ENTRY);
-        while flows > 0 && 2 * flow_map(flows) + flows * TABLE_ENTRY > room {
+        let mut flows = room / (2 * element() + TABLE_ENTRY + READ_ENTRY);
+        while flows > 0 && of_flows(flows) > room {
             flows -= (flows / 256).max(1);
         }
         if flows < FEWEST_FLOWS {
-            let needed = fixed + 2 * flow_map(FEWEST_FLOWS) + FEWEST_FLOWS * TABLE_ENTRY;
+            let flows = of_flows(FEWEST_FLOWS);
+            // What the front tables leave of it holds these flows.
+            let beside = (flows * FRONT_PART).div_ceil(FRONT_PART - 1);
+            let needed = self.others() + beside.max(flows + self.front(FEWEST_PLACES));
             return Err(BudgetError {
                 bytes: self.bytes,
                 taps: self.taps,
@@ -97,37 +102,58 @@ impl Budget {
             flows,
             places: self.places(),
             taps: self.taps,
-            map_bytes: self.fixed() + 2 * flow_map(u64::from(flows)),
-            table_bytes: u64::from(flows) * TABLE_ENTRY,
+            map_bytes: self.others() + self.front_bytes(self.places()) + 2 * flow_map(u64::from(flows)),
+            table_bytes: u64::from(flows) * (TABLE_ENTRY + READ_ENTRY) + self.front_read(self.places()),
         }
     }
 
-    /// The most places that a part of the budget holds.
+    /// The most places that their part holds.
     fn places(self) -> u32 {
-        let fits = |places: &u32| self.front_bytes(*places) * FRONT_PART <= self.bytes;
+        let room = self.bytes.saturating_sub(self.others());
+        let fits = |places: &u32| self.front(*places) * FRONT_PART <= room;
         let sizes = std::iter::successors(Some(MOST_PLACES), |places| Some(places / 2));
         sizes.take_while(|places| *places > FEWEST_PLACES).find(fits).unwrap_or(FEWEST_PLACES)
     }
 
+    /// The front tables of both epochs.
     fn front_bytes(self, places: u32) -> u64 {
         2 * u64::from(places) * size_of::<RawFront>() as u64 * u64::from(self.processors)
     }
 
-    /// Front tables, counters, the registry of taps, rates of sampling, handshakes, questions to name servers.
+    /// What one epoch's hand on when they are full.
+    fn front_read(self, places: u32) -> u64 {
+        u64::from(places) * READ_ENTRY * u64::from(self.processors)
+    }
+
+    /// Both of these.
+    fn front(self, places: u32) -> u64 {
+        self.front_bytes(places) + self.front_read(places)
+    }
+
+    /// What does not grow with the flows.
     fn fixed(self) -> u64 {
+        self.others() + self.front(self.places())
+    }
+
+    /// Counters, the registry of taps, rates of sampling, handshakes, questions to name servers.
+    fn others(self) -> u64 {
         let taps = u64::from(self.taps);
         let counters = taps * 4 * (size_of::<RawCounters>() as u64 * u64::from(self.processors) + 8);
         let drained = taps * 4 * size_of::<RawCounters>() as u64;
         let registry = taps * (HASH_ELEMENT + 16 + BUCKET) + u64::from(NEAR) * 8;
-        let front = self.front_bytes(self.places());
         let sampling = taps * 2 * 8;
         let dns = u64::from(DNS_QUESTIONS) * DNS_QUESTION + u64::from(DNS_ANSWERS);
-        front + counters + drained + registry + sampling + dns + u64::from(HANDSHAKES) * HANDSHAKE
+        counters + drained + registry + sampling + dns + u64::from(HANDSHAKES) * HANDSHAKE
     }
 }
 
 fn element() -> u64 {
     HASH_ELEMENT + (size_of::<RawKey>() + size_of::<RawValue>()) as u64
+}
+
+/// What so many flows take: two maps, the table, and an epoch that is read.
+fn of_flows(flows: u64) -> u64 {
+    2 * flow_map(flows) + flows * (TABLE_ENTRY + READ_ENTRY)
 }
 
 fn flow_map(flows: u64) -> u64 {
@@ -143,7 +169,7 @@ mod tests {
     #[test]
     fn the_default_budget_holds_what_it_says() {
         let capacity = DEFAULT.capacity().expect("64 MiB");
-        assert!((80_000..120_000).contains(&capacity.flows), "{capacity:?}");
+        assert!((65_000..70_000).contains(&capacity.flows), "{capacity:?}");
         assert!(capacity.map_bytes + capacity.table_bytes <= DEFAULT.bytes, "{capacity:?}");
     }
 
@@ -155,7 +181,7 @@ mod tests {
         let front = (64 << 20) / FRONT_PART;
         assert!(many.map_bytes + many.table_bytes <= DEFAULT.bytes, "{many:?}");
         let flows_for_them =
-            u32::try_from((counters + front) / (2 * element() + TABLE_ENTRY)).expect("small");
+            u32::try_from((counters + front) / (2 * element() + TABLE_ENTRY + READ_ENTRY)).expect("small");
         assert!(many.flows + flows_for_them + 4096 > few.flows, "{many:?} {few:?}");
     }
 

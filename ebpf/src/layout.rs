@@ -97,6 +97,7 @@ pub(crate) struct RawValue {
 pub(crate) struct RawFront {
     pub(crate) key: RawKey,
     pub(crate) value: RawValue,
+    pub(crate) pad: u64,
 }
 
 /// `struct tap_counters`.
@@ -304,6 +305,7 @@ mod tests {
         let fields = |sizes: &[usize]| sizes.iter().sum::<usize>();
         assert_eq!(size_of::<RawKey>(), fields(&[16, 16, 2, 2, 2, 2, 2, 2, 1, 1, 1, 1]));
         assert_eq!(size_of::<RawValue>(), fields(&[8, 8, 8, 8, 8, 4, 4, 4, 2, 1, 1, 6, 6, 4]));
+        assert_eq!(size_of::<RawFront>(), fields(&[size_of::<RawKey>(), size_of::<RawValue>(), 8]));
         assert_eq!(size_of::<RawCounters>(), 8 * 8);
         assert_eq!(size_of::<RawDnsKey>(), fields(&[16, 16, 2, 2, 2, 2, 2, 2, 1, 1, 1, 1]));
         assert_eq!(size_of::<RawDnsAnswer>(), fields(&[size_of::<RawKey>(), 8, 8, 4, 2, 2]));

@@ -21,6 +21,7 @@ mod clsact;
 mod dns;
 mod error;
 mod flow;
+mod front;
 mod layout;
 mod object;
 mod ran;
@@ -33,7 +34,7 @@ mod tc;
 pub mod variant;
 
 pub use attach::{Hook, LinkState, TapLinks, Way};
-pub use budget::{Budget, BudgetError, Capacity};
+pub use budget::{Budget, BudgetError, Capacity, TABLE_ENTRY};
 pub use dns::{DnsAnswer, DnsQueries, DnsQuery};
 pub use error::TapError;
 pub use flow::{

@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 use crate::budget::{Capacity, DNS_ANSWERS, DNS_QUESTIONS, HANDSHAKES};
 use crate::error::TapError;
 use crate::flow::Slot;
+use crate::front;
 
 pub(crate) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/taps.o"));
 /// Any change of what maps hold changes this text, and with it the folder of the pins.
@@ -49,7 +50,7 @@ impl Programs {
             .default_map_pin_directory(maps)
             .map_max_entries("tl_flows_0", capacity.flows)
             .map_max_entries("tl_flows_1", capacity.flows)
-            .map_max_entries("tl_front", capacity.places * 2)
+            .map_max_entries("tl_front", front::entries(capacity))
             .map_max_entries("tl_taps", u32::from(capacity.taps))
             .map_max_entries("tl_counters", u32::from(capacity.taps) * 4)
             .map_max_entries("tl_drained", u32::from(capacity.taps) * 4)

@@ -2,9 +2,9 @@
 //!
 //! 1. flip the epoch: programs that start from now on use the other set;
 //! 2. wait until no program that saw the old epoch can still run;
-//! 3. read the old set's counters and front tables: nobody writes there, so they are exact;
-//! 4. say in the maps that this set is being cleared, take the flows out of it, note its counters as taken, say that
-//!    it is done.
+//! 3. read the old set's counters: nobody writes there, so they are exact;
+//! 4. say in the maps that this set is being cleared, take the flows out of it, front tables first, note its counters
+//!    as taken, say that it is done.
 //!
 //! Killed before 4, the next process reads the same epoch again. Killed in 4, the records died with this process, as
 //! all that it held in memory, and the next one finishes clearing. So no frame is ever counted twice, and what is lost
@@ -20,7 +20,8 @@ use crate::budget::Capacity;
 use crate::dns::{Dns, DnsQueries};
 use crate::error::TapError;
 use crate::flow::{ClosedEpoch, Counters, Direction, FlowKey, FlowTotals, Slot, TapTotals};
-use crate::layout::{RawControl, RawCounters, RawFront, RawKey, RawValue};
+use crate::front::{self, Front};
+use crate::layout::{RawControl, RawCounters, RawKey, RawValue};
 use crate::ran::{Ran, Runs};
 use crate::sampling::Sampling;
 use crate::set::map_error;
@@ -34,8 +35,9 @@ pub struct Reader {
     /// What `drained` holds, by index: nobody else writes there.
     taken: Vec<Counters>,
     flows: [MapData; 2],
-    front: MapData,
-    places: u32,
+    front: Front,
+    /// Flows that an epoch can have.
+    most: usize,
     /// Nanoseconds of one of the kernel's ticks: programs count these.
     tick: u64,
     barrier: Barrier,
@@ -63,8 +65,8 @@ impl Reader {
                 .map_err(map_error("tl_drained"))?,
             drained,
             flows: [pinned("tl_flows_0")?, pinned("tl_flows_1")?],
-            front: pinned("tl_front")?,
-            places: capacity.places,
+            front: Front::open(maps, capacity)?,
+            most: (capacity.flows + front::entries(&capacity) / 2) as usize,
             tick: sys::tick(),
             barrier: Barrier::new().map_err(call_error("make", "tl_barrier"))?,
             taps: capacity.taps,
@@ -91,7 +93,8 @@ impl Reader {
         self.note_drained(parity, &counted)?;
         sys::clear::<RawKey, RawValue>(self.flows[(parity & 1) as usize].fd().as_fd())
             .map_err(call_error("empty", "tl_flows"))?;
-        self.clear_front(parity)
+        self.front.clear(parity);
+        self.cleared()
     }
 
     fn control(&self) -> Result<RawControl, TapError> {
@@ -134,16 +137,11 @@ impl Reader {
     fn read(&mut self, epoch: u32) -> Result<ClosedEpoch, TapError> {
         let parity = epoch & 1;
         let counted = self.counted()?;
-        let front: Vec<RawFront> =
-            sys::read_part(self.front.fd().as_fd(), self.front_of(parity), self.places)
-                .map_err(call_error("read", "tl_front"))?;
         let (rates, tick) = (self.sampling.rates(parity), self.tick);
         let flow = |key: &RawKey, value: &RawValue| {
             let one_in = rates.get(&Slot(key.tap)).copied().unwrap_or(1);
             (FlowKey::of(*key), FlowTotals::of(value, tick).scaled(one_in))
         };
-        let used = front.iter().filter(|place| place.value.skbs > 0);
-        let mut flows: Vec<_> = used.map(|place| flow(&place.key, &place.value)).collect();
         let indices = (0..).zip(counted.iter().zip(&self.taken)).filter(|(at, _)| at & 1 == parity);
         let taps = indices.filter(|(_, (counted, taken))| counted != taken).map(|(at, (counted, taken))| {
             let (slot, direction) = of_index(at);
@@ -152,6 +150,9 @@ impl Reader {
         let taps = taps.collect();
         let control = RawControl { clearing: parity + 1, ..self.control()? };
         self.set_control(control)?;
+        // All at once, or it would be copied while it grows.
+        let mut flows = Vec::with_capacity(self.most);
+        self.front.take(parity, |key, value| flows.push(flow(key, value)));
         let map = self.flows[parity as usize].fd().as_fd();
         let taken = sys::take_each(map, |key: &RawKey, value: &RawValue| {
             flows.push(flow(key, value));
@@ -161,7 +162,7 @@ impl Reader {
             return Err(call_error("read", "tl_flows")(source));
         }
         self.note_drained(parity, &counted)?;
-        self.clear_front(parity)?;
+        self.cleared()?;
         let entries = flows.len();
         self.last = counted;
         let sampled = rates.into_keys().collect();
@@ -186,15 +187,8 @@ impl Reader {
         self.dns.take()
     }
 
-    /// Where a parity's front tables begin.
-    fn front_of(&self, parity: u32) -> u32 {
-        (parity & 1) * self.places
-    }
-
-    /// The last of a set that is emptied, and that it is done.
-    fn clear_front(&mut self, parity: u32) -> Result<(), TapError> {
-        sys::clear_part::<RawFront>(self.front.fd().as_fd(), self.front_of(parity), self.places)
-            .map_err(call_error("empty", "tl_front"))?;
+    /// A set is empty.
+    fn cleared(&mut self) -> Result<(), TapError> {
         let mut control = self.control()?;
         control.clearing = 0;
         self.set_control(control)

@@ -4,9 +4,10 @@
 //! the kernel's maps: a flow that finds no room leaves as a record of its own at once, so nothing is lost.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::time::Duration;
 
+use indexmap::IndexMap;
+use indexmap::map::Entry;
 use trunkline_ebpf::{DnsAnswer, FlowKey, FlowTotals, Slot, Totals};
 
 use super::record::EndReason;
@@ -141,7 +142,8 @@ pub struct Closed {
 /// All flows of this node.
 #[derive(Debug)]
 pub struct FlowTable {
-    flows: HashMap<FlowKey, LiveFlow>,
+    /// Close together, and never moved to twice the room: what the budget says of a flow is what it takes.
+    flows: IndexMap<FlowKey, LiveFlow>,
     /// Questions whose flows are in the epoch that runs: they are told when it is taken in.
     questions: HashMap<FlowKey, DnsSummary>,
     most: usize,
@@ -151,7 +153,7 @@ pub struct FlowTable {
 impl FlowTable {
     /// An empty table of at most this many flows.
     pub fn new(most: usize, timeouts: Timeouts) -> Self {
-        Self { flows: HashMap::new(), questions: HashMap::new(), most, timeouts }
+        Self { flows: IndexMap::with_capacity(most), questions: HashMap::new(), most, timeouts }
     }
 
     /// How many flows there are.
@@ -259,7 +261,7 @@ impl FlowTable {
             flow.ended = reason == EndReason::EndOfFlow;
             return record;
         }
-        let flow = self.flows.remove(key)?;
+        let flow = self.flows.swap_remove(key)?;
         flow.unrecorded.then(|| closed(*key, &flow, reason))
     }
 

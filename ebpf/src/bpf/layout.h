@@ -62,10 +62,12 @@ struct flow_value {
 	__u8 pad[4];
 };
 
-/* A place of a processor's front table: a flow that is found without the hash map. skbs is 0 where it is free. */
+/* A place of a processor's front table: a flow that is found without the hash map. skbs is 0 where it is free. Two
+ * cache lines, the key and skbs in the first. */
 struct front {
 	struct flow_key key;
 	struct flow_value value;
+	__u64 pad;
 };
 
 /* One per slot, direction and parity of the epoch: slot << 2 | direction << 1 | parity. The reader subtracts what it

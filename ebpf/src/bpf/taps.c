@@ -40,12 +40,14 @@ struct {
 /* Places of each processor's front table, less one: a power of two, less one. */
 volatile const __u32 front_mask = 0;
 
-/* The front tables of both parities, one after the other. A flow whose place is free takes it, and is then found by a
- * cheap hash and one comparison; one whose place another flow has goes to the hash map. A place is never given up
- * within an epoch, so a flow is in one of the two only. */
+/* The front tables, of each processor one for both parities. A flow whose place is free takes it, and is then found by
+ * a cheap hash and one comparison; one whose place another flow has goes to the hash map. A place is never given up
+ * within an epoch, so a flow is in one of the two only. Of no kind that is kept per processor: these the reader could
+ * not share, and would have to copy by system calls. */
 struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 2);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 4);
 	__type(key, __u32);
 	__type(value, struct front);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
@@ -377,15 +379,14 @@ static __always_inline int observe(struct __sk_buff *skb, __u32 leaving_device)
 	if (!sampled && of_name_service(&key, control->dns_port))
 		name_service(skb, &key, about.headers, about.end, control->dns_port);
 	now = bpf_jiffies64();
-	/* Forgotten: or the verifier would follow every key on its own. */
-	index = forgotten(front_place(&key) + (parity ? front_mask + 1 : 0));
+	index = (((__u32)key.cpu << 1) | parity) * (front_mask + 1) + front_place(&key);
 	front = bpf_map_lookup_elem(&tl_front, &index);
-	if (!front)
-		return NEXT;
-	if (front->value.skbs && same_key(&front->key, &key))
+	flow = (struct flow_value *)0;
+	/* A processor beyond those that were counted has no table. */
+	if (!front || (front->value.skbs && !same_key(&front->key, &key)))
+		flow = find(parity, &key);
+	else if (front->value.skbs)
 		flow = &front->value;
-	else
-		flow = front->value.skbs ? find(parity, &key) : (struct flow_value *)0;
 	if (flow) {
 		flow->skbs += 1;
 		flow->bytes += length;
@@ -420,7 +421,7 @@ static __always_inline int observe(struct __sk_buff *skb, __u32 leaving_device)
 		read_macs(skb, value.dst_mac, value.src_mac);
 	if (!sampled && about.tcp_flags && of_handshake(key.direction, about.tcp_flags, 0))
 		value.rtt = round_trip(&key, about.tcp_flags);
-	if (!front->value.skbs) {
+	if (front && !front->value.skbs) {
 		front->key = key;
 		front->value = value;
 		return NEXT;

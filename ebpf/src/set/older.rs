@@ -236,9 +236,11 @@ impl Older {
         };
         flows
             .for_each(|key: RawKey, values: &[RawValue]| values.iter().for_each(|value| take(key, value)))?;
-        let places = front.info.max_entries / 2;
+        // Versions before this one had them in a map that is kept per processor.
+        let tables = if front.info.per_processor() { 2 } else { 2 * sys::possible_processors() };
+        let places = (front.info.max_entries / tables).max(1);
         front.for_each(|place: u32, found: &[RawFront]| {
-            let used = found.iter().filter(|front| front.value.skbs > 0 && place / places.max(1) == parity);
+            let used = found.iter().filter(|front| front.value.skbs > 0 && (place / places) & 1 == parity);
             used.for_each(|front| take(front.key, &front.value));
         })?;
         let entries = taken.len();

@@ -12,6 +12,7 @@ use aya::programs::tc::TcAttachOptions;
 use aya::{Ebpf, EbpfLoader};
 use trunkline_ebpf::{
     Capacity, ClosedEpoch, Direction, Inherited, LinkState, Reader, Slot, Tap, TapError, TapSet,
+    possible_processors,
 };
 
 use crate::bpffs::Bpffs;
@@ -219,7 +220,8 @@ impl OtherLayout {
             fs::create_dir_all(path).expect("a folder on our bpffs");
         }
         let mut loader = EbpfLoader::new();
-        let sizes = [("tl_flows_0", 512), ("tl_flows_1", 512), ("tl_front", 64), ("tl_taps", 8)];
+        let front = 2 * 32 * possible_processors();
+        let sizes = [("tl_flows_0", 512), ("tl_flows_1", 512), ("tl_front", front), ("tl_taps", 8)];
         for (name, entries) in sizes.into_iter().chain([("tl_counters", 32), ("tl_drained", 32)]) {
             loader.map_max_entries(name, entries);
         }

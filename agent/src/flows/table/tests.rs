@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use proptest::prelude::*;
-use trunkline_ebpf::{Conversation, Direction};
+use trunkline_ebpf::{Conversation, Direction, TABLE_ENTRY};
 
 use super::*;
 
@@ -39,6 +39,13 @@ fn totals(packets: u64, first: u64, last: u64, flags: u16) -> FlowTotals {
 
 fn table() -> FlowTable {
     FlowTable::new(1000, TIMEOUTS)
+}
+
+#[test]
+fn a_flow_takes_no_more_than_the_budget_says() {
+    let index = 9.0 * 16.0 / 7.0;
+    let entry = size_of::<(u64, FlowKey, LiveFlow)>();
+    assert!(f64::from(u32::try_from(entry).unwrap()) + index <= 264.0 && TABLE_ENTRY == 264, "{entry}");
 }
 
 #[test]
