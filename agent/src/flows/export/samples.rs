@@ -75,6 +75,13 @@ pub(super) fn uplink() -> FlowRecord {
     sample
 }
 
+/// The same on an interface of the network namespace `blue`.
+pub(super) fn elsewhere() -> FlowRecord {
+    let mut sample = uplink();
+    Arc::make_mut(&mut sample.tap).netns = Some("blue".to_owned());
+    sample
+}
+
 /// UDP from 192.0.2.1:40000 to 192.0.2.53:53, asked twice, and no such name.
 pub(super) fn answered() -> DnsRecord {
     let answer = DnsAnswer { code: 3, latency: Duration::from_nanos(1_234_567) };

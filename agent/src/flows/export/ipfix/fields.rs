@@ -79,7 +79,7 @@ pub(super) const DNS_LATENCY: Element = Element {
 const NO_ANSWER: u8 = 255;
 
 /// Who and where, by name: in every record, empty where unknown.
-pub(super) const NAMES: [Element; 11] = [
+pub(super) const NAMES: [Element; 12] = [
     iana(82, "interfaceName", DataType::String, |s| text(&s.record.tap().device)),
     ours(1005, "podInterfaceName", DataType::String, |s| text(&s.record.tap().interface)),
     ours(1006, "podNamespace", DataType::String, |s| pod(s, |pod| &pod.namespace)),
@@ -95,6 +95,9 @@ pub(super) const NAMES: [Element; 11] = [
         text(s.record.tap().bridge.as_deref().unwrap_or_default())
     }),
     ours(1014, "nodeName", DataType::String, |s| text(s.node)),
+    ours(1023, "networkNamespaceName", DataType::String, |s| {
+        text(s.record.tap().netns.as_deref().unwrap_or_default())
+    }),
 ];
 
 /// The device's index where the record's direction is received.

@@ -32,7 +32,7 @@ enum Getter {
 }
 
 /// All of them.
-pub(super) const ATTRIBUTES: [Attribute; 53] = [
+pub(super) const ATTRIBUTES: [Attribute; 54] = [
     integer("trunkline.flow.schema", |_| Some(SCHEMA)),
     integer("trunkline.flow.start_time_unix_nano", |record| Some(count(nanoseconds(record.flow()?.start)))),
     text("trunkline.flow.end_reason", |record| Some(reason(record.flow()?.reason).to_owned())),
@@ -75,6 +75,7 @@ pub(super) const ATTRIBUTES: [Attribute; 53] = [
     text("network.interface.name", |record| Some(record.tap().device.clone())),
     integer("trunkline.interface.index", |record| Some(record.tap().ifindex.into())),
     text("trunkline.interface.name", |record| Some(record.tap().interface.clone())),
+    text("trunkline.interface.netns", |record| record.tap().netns.clone()),
     text("k8s.namespace.name", |record| pod(record, |pod| &pod.namespace)),
     text("k8s.pod.name", |record| pod(record, |pod| &pod.name)),
     text("k8s.pod.uid", |record| pod(record, |pod| &pod.uid)),

@@ -11,7 +11,7 @@ use decoder::{Decoder, number, text};
 use trunkline_ebpf::{Conversation, Direction, FlowKey, Slot, Tag};
 
 use super::message::{Encoder, Identity, Message};
-use crate::flows::export::samples::{answered, icmp, record, tcp, unanswered, uplink};
+use crate::flows::export::samples::{answered, elsewhere, icmp, record, tcp, unanswered, uplink};
 use crate::flows::record::{DnsRecord, FlowRecord, Record};
 
 const ENTERPRISE: u32 = 32_473;
@@ -76,6 +76,12 @@ fn a_tcp_record_says_everything_once() {
     for (element, name) in (1005..).zip(names) {
         assert_eq!(text(&got, (ENTERPRISE, element)), Some(name), "{element}");
     }
+}
+
+#[test]
+fn an_interface_elsewhere_has_its_namespaces_name() {
+    assert_eq!(text(&through(&elsewhere()), (ENTERPRISE, 1023)), Some("blue"));
+    assert_eq!(text(&through(&uplink()), (ENTERPRISE, 1023)), Some(""), "the node's own");
 }
 
 #[test]
@@ -188,7 +194,7 @@ fn our_elements_are_typed_before_anything_else() {
         decoder.read(&message.bytes);
     }
     let typed: Vec<_> = decoder.types.iter().map(|record| number(record, (0, 303)).unwrap()).collect();
-    assert_eq!(typed, (1001..=1022).collect::<Vec<u64>>());
+    assert_eq!(typed, (1001..=1023).collect::<Vec<u64>>());
     assert!(decoder.types.iter().all(|record| number(record, (0, 346)) == Some(u64::from(ENTERPRISE))));
     let rtt = &decoder.types[3];
     assert_eq!(text(rtt, (0, 341)), Some("tcpHandshakeRoundTripTime"));

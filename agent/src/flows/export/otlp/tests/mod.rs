@@ -15,7 +15,7 @@ use trunkline_ebpf::{Conversation, Direction, FlowKey, Slot, Tag};
 
 use super::attributes::{self, ATTRIBUTES, CONVENTIONS, SCHEMA};
 use super::message;
-use crate::flows::export::samples::{answered, icmp, record, tcp, unanswered, uplink};
+use crate::flows::export::samples::{answered, elsewhere, icmp, record, tcp, unanswered, uplink};
 use crate::flows::record::{FlowRecord, Record};
 
 const DOCUMENTATION: &str = include_str!("../../../../../../docs/flow-export.md");
@@ -84,10 +84,16 @@ fn a_question_to_a_name_server_has_a_flows_names_and_its_own() {
 }
 
 #[test]
+fn an_interface_elsewhere_has_its_namespaces_name() {
+    assert_eq!(of(elsewhere())["trunkline.interface.netns"], json!("blue"));
+}
+
+#[test]
 fn what_is_unknown_is_left_out() {
     let uplink = of(uplink());
     for absent in [
         "k8s.pod.name",
+        "trunkline.interface.netns",
         "trunkline.peer.pod.name",
         "trunkline.network.name",
         "trunkline.network.vlan",
