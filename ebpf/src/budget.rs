@@ -23,10 +23,10 @@ const DNS_QUESTION: u64 =
     HASH_ELEMENT + (size_of::<RawDnsKey>() + size_of::<RawDnsQuestion>()) as u64 + BUCKET;
 /// Bytes of answers that wait for the reader; a power of two, and whole pages wherever a page is.
 pub(crate) const DNS_ANSWERS: u32 = 128 << 10;
-/// Most places of a processor's front table, and the part that all of them may take of what is left beside the rest: 1/3.
+/// Most places of a processor's front table, and the part that all of them may take of what is left beside the rest: 2/5.
 const MOST_PLACES: u32 = 32_768;
 const FEWEST_PLACES: u32 = 16;
-const FRONT_PART: u64 = 3;
+const FRONT_PART: (u64, u64) = (2, 5);
 /// Fewer flows than this are of no use to anybody.
 const FEWEST_FLOWS: u64 = 1024;
 
@@ -44,8 +44,11 @@ pub struct Budget {
 /// What follows from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capacity {
-    /// Flow entries of each epoch's map. A flow takes one for every processor that sees it.
+    /// Flows that the agent's table holds. An epoch's maps hold as many, also where one processor sees them all.
     pub flows: u32,
+    /// Entries of each epoch's map, for flows without a place in front. A flow takes an entry or a place for every
+    /// processor that sees it.
+    pub entries: u32,
     /// Places of each processor's front table in each epoch: a power of two.
     pub places: u32,
     /// Taps.
@@ -76,14 +79,15 @@ impl Budget {
     pub fn capacity(self) -> Result<Capacity, BudgetError> {
         let room = self.bytes.saturating_sub(self.fixed());
         // Buckets are a power of two, so the answer is found from above.
-        let mut flows = room / (2 * element() + TABLE_ENTRY + READ_ENTRY);
-        while flows > 0 && of_flows(flows) > room {
+        let mut flows = room / TABLE_ENTRY;
+        while flows > 0 && of_flows(flows, self.entries(flows)) > room {
             flows -= (flows / 256).max(1);
         }
         if flows < FEWEST_FLOWS {
-            let flows = of_flows(FEWEST_FLOWS);
+            let flows = of_flows(FEWEST_FLOWS, FEWEST_FLOWS);
             // What the front tables leave of it holds these flows.
-            let beside = (flows * FRONT_PART).div_ceil(FRONT_PART - 1);
+            let (part, of) = FRONT_PART;
+            let beside = (flows * of).div_ceil(of - part);
             let needed = self.others() + beside.max(flows + self.front(FEWEST_PLACES));
             return Err(BudgetError {
                 bytes: self.bytes,
@@ -92,25 +96,38 @@ impl Budget {
                 needed,
             });
         }
-        Ok(self.with_flows(u32::try_from(flows).unwrap_or(u32::MAX)))
+        Ok(self.of(flows, self.entries(flows)))
     }
 
-    /// A given number of flows, whatever the budget says: for tests and measurements.
+    /// A given number of flows and as many entries, whatever the budget says: for tests and measurements.
     #[must_use]
     pub fn with_flows(self, flows: u32) -> Capacity {
+        self.of(flows.into(), flows.into())
+    }
+
+    fn of(self, flows: u64, entries: u64) -> Capacity {
+        let narrow = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
         Capacity {
-            flows,
+            flows: narrow(flows),
+            entries: narrow(entries),
             places: self.places(),
             taps: self.taps,
-            map_bytes: self.others() + self.front_bytes(self.places()) + 2 * flow_map(u64::from(flows)),
-            table_bytes: u64::from(flows) * (TABLE_ENTRY + READ_ENTRY) + self.front_read(self.places()),
+            map_bytes: self.others() + self.front_bytes(self.places()) + 2 * flow_map(entries),
+            table_bytes: flows * TABLE_ENTRY + entries * READ_ENTRY + self.front_read(self.places()),
         }
+    }
+
+    /// Entries that so many flows need, where one processor sees them all: of `n` flows, `p` places take
+    /// `p (1 - exp(-n / p))`, which is more than 3/4 of `p` or half of `n`, whichever is less.
+    fn entries(self, flows: u64) -> u64 {
+        flows - (u64::from(self.places()) * 3 / 4).min(flows / 2)
     }
 
     /// The most places that their part holds.
     fn places(self) -> u32 {
         let room = self.bytes.saturating_sub(self.others());
-        let fits = |places: &u32| self.front(*places) * FRONT_PART <= room;
+        let (part, of) = FRONT_PART;
+        let fits = |places: &u32| self.front(*places) * of <= room * part;
         let sizes = std::iter::successors(Some(MOST_PLACES), |places| Some(places / 2));
         sizes.take_while(|places| *places > FEWEST_PLACES).find(fits).unwrap_or(FEWEST_PLACES)
     }
@@ -152,8 +169,8 @@ fn element() -> u64 {
 }
 
 /// What so many flows take: two maps, the table, and an epoch that is read.
-fn of_flows(flows: u64) -> u64 {
-    2 * flow_map(flows) + flows * (TABLE_ENTRY + READ_ENTRY)
+fn of_flows(flows: u64, entries: u64) -> u64 {
+    2 * flow_map(entries) + flows * TABLE_ENTRY + entries * READ_ENTRY
 }
 
 fn flow_map(flows: u64) -> u64 {
@@ -174,15 +191,29 @@ mod tests {
     }
 
     #[test]
-    fn what_each_processor_has_of_its_own_comes_out_of_the_budget() {
-        let many = Budget { processors: 128, ..DEFAULT }.capacity().expect("64 MiB");
-        let few = DEFAULT.capacity().expect("64 MiB");
-        let counters = 126 * 64 * 4 * 1024;
-        let front = (64 << 20) / FRONT_PART;
-        assert!(many.map_bytes + many.table_bytes <= DEFAULT.bytes, "{many:?}");
-        let flows_for_them =
-            u32::try_from((counters + front) / (2 * element() + TABLE_ENTRY + READ_ENTRY)).expect("small");
-        assert!(many.flows + flows_for_them + 4096 > few.flows, "{many:?} {few:?}");
+    fn whatever_the_processors_the_budget_is_kept_and_used() {
+        for (processors, mib) in
+            [(1, 4), (1, 64), (2, 4), (2, 64), (2, 4096), (16, 64), (128, 64), (512, 256)]
+        {
+            let budget = Budget { processors, bytes: mib << 20, ..DEFAULT };
+            let capacity = budget.capacity().expect("enough");
+            let all = capacity.map_bytes + capacity.table_bytes;
+            assert!(
+                (budget.bytes * 4 / 5..=budget.bytes).contains(&all),
+                "{processors}, {mib}: {capacity:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn all_flows_fit_into_an_epoch_where_one_processor_sees_them() {
+        for (processors, mib) in [(1, 4), (1, 64), (2, 8), (2, 64), (2, 4096), (128, 64)] {
+            let capacity =
+                Budget { processors, bytes: mib << 20, ..DEFAULT }.capacity().expect("large enough");
+            let (flows, places) = (f64::from(capacity.flows), f64::from(capacity.places));
+            let in_front = places * (1.0 - (-flows / places).exp());
+            assert!(f64::from(capacity.entries) + in_front >= flows, "{processors}, {mib}: {capacity:?}");
+        }
     }
 
     #[test]

@@ -48,8 +48,8 @@ impl Programs {
         let mut loader = LOADER.lock().unwrap_or_else(PoisonError::into_inner);
         loader
             .default_map_pin_directory(maps)
-            .map_max_entries("tl_flows_0", capacity.flows)
-            .map_max_entries("tl_flows_1", capacity.flows)
+            .map_max_entries("tl_flows_0", capacity.entries)
+            .map_max_entries("tl_flows_1", capacity.entries)
             .map_max_entries("tl_front", front::entries(capacity))
             .map_max_entries("tl_taps", u32::from(capacity.taps))
             .map_max_entries("tl_counters", u32::from(capacity.taps) * 4)
@@ -140,7 +140,7 @@ fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier
 pub(crate) fn set_name(capacity: &Capacity) -> String {
     let mut hash = Sha256::new();
     hash.update(LAYOUT);
-    hash.update(capacity.flows.to_le_bytes());
+    hash.update(capacity.entries.to_le_bytes());
     hash.update(capacity.places.to_le_bytes());
     hash.update(capacity.taps.to_le_bytes());
     let digest = hash.finalize();

@@ -66,7 +66,7 @@ impl Reader {
             drained,
             flows: [pinned("tl_flows_0")?, pinned("tl_flows_1")?],
             front: Front::open(maps, capacity)?,
-            most: (capacity.flows + front::entries(&capacity) / 2) as usize,
+            most: (capacity.entries + front::entries(&capacity) / 2) as usize,
             tick: sys::tick(),
             barrier: Barrier::new().map_err(call_error("make", "tl_barrier"))?,
             taps: capacity.taps,
